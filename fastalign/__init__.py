@@ -1,0 +1,55 @@
+"""fastalign: log-probabilities, advantages, preference and policy losses, with their gradients, from NumPy arrays."""
+
+from .advantages import PPOBuffer, discounted_returns, gae
+from .dispatch import available_backends, warmup
+from .divergence import AdaptiveKLController, KLEstimate, kl_divergence, kl_estimate, kl_penalty_reward
+from .log_probs import (
+    TokenLogProbs,
+    compute_log_probs,
+    selective_log_softmax,
+    sequence_log_probs,
+    sequence_log_probs_grad,
+    token_log_probs,
+    token_log_probs_grad,
+)
+from .policy import PolicyLoss, policy_loss, ppo_loss
+from .preference import DPOTrainer, PreferenceLoss, PreferencePair, create_preference_dataset, preference_loss
+from .reward import RewardModel, reward_model_loss
+from .system import show_versions
+from .threads import get_num_threads, set_num_threads
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdaptiveKLController",
+    "DPOTrainer",
+    "KLEstimate",
+    "PPOBuffer",
+    "PolicyLoss",
+    "PreferenceLoss",
+    "PreferencePair",
+    "RewardModel",
+    "TokenLogProbs",
+    "__version__",
+    "available_backends",
+    "compute_log_probs",
+    "create_preference_dataset",
+    "discounted_returns",
+    "gae",
+    "get_num_threads",
+    "kl_divergence",
+    "kl_estimate",
+    "kl_penalty_reward",
+    "policy_loss",
+    "ppo_loss",
+    "preference_loss",
+    "reward_model_loss",
+    "selective_log_softmax",
+    "sequence_log_probs",
+    "sequence_log_probs_grad",
+    "set_num_threads",
+    "show_versions",
+    "token_log_probs",
+    "token_log_probs_grad",
+    "warmup",
+]

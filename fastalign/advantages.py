@@ -1,0 +1,242 @@
+"""Advantages and returns: recurrences that run backwards over time."""
+
+from typing import Any
+
+import numpy as np
+
+from . import arrays
+from .arrays import Array
+from .dispatch import Engine, choose
+
+
+class _Streams:
+    """Arrays over time and streams as the kernels take them: two axes, and the layout."""
+
+    def __init__(self, shape: tuple[int, ...], layout: str) -> None:
+        arrays.choice("layout", layout, ("TN", "NT"))
+        if len(shape) not in (1, 2):
+            raise ValueError(f"rewards has shape {shape}; expected one stream (T,), or two axes as layout says")
+        self.shape = shape
+        self.layout = layout if len(shape) == 2 else "NT"
+        self.two = shape if len(shape) == 2 else (1, shape[0])
+        self.steps, self.count = self.two if self.layout == "TN" else self.two[::-1]
+
+    def flat(self, x: Array | None) -> Array | None:
+        return None if x is None else x.reshape(self.two)
+
+
+def _last_values(engine: Engine, x: Any, streams: _Streams, dtype: np.dtype) -> Array | None:
+    if x is None:
+        return None
+    if arrays.is_device(x):
+        array = arrays.cast_to("last_values", arrays.take("last_values", x), dtype)
+    else:
+        array = arrays.take("last_values", x)
+        arrays.real_dtype("last_values", array.dtype)
+        array = np.ascontiguousarray(array, dtype) if array.ndim else np.array([array], dtype)
+    if array.shape != (streams.count,):
+        one = " or a scalar" if streams.count == 1 else ""
+        raise ValueError(f"last_values has shape {np.shape(x)}; expected ({streams.count},){one}, one per stream")
+    return engine.place(array) if isinstance(array, np.ndarray) else array
+
+
+def _check_bootstrap(
+    engine: Engine, truncated: Array | None, final_values: Any, next_values: Any, last_values: Any
+) -> None:
+    if last_values is not None and next_values is not None:
+        raise ValueError("last_values and next_values are both given; next_values holds the last ones already")
+    if truncated is None or final_values is not None or next_values is not None:
+        return
+    at = np.flatnonzero(engine.host(truncated))
+    if at.size:
+        place = arrays.where_is(int(at[0]), truncated.shape)
+        raise ValueError(f"truncated{place} is True; expected final_values or next_values to continue from there")
+
+
+def _run(
+    kind: str,
+    named: dict[str, Any],
+    terminated: Any,
+    truncated: Any,
+    last_values: Any,
+    mask: Any,
+    gamma: float,
+    lam: float,
+    layout: str,
+    out: tuple[Any, ...] | None,
+    outputs: tuple[str, ...],
+    backend: str | None,
+) -> tuple[Array, ...]:
+    """Check, allocate and walk one recurrence; the shapes of its results are those of the rewards."""
+    gamma = arrays.number("gamma", gamma, 0.0, 1.0)
+    lam = arrays.number("lam", lam, 0.0, 1.0)
+    engine = choose(backend, *(x for x in named.values() if x is not None))
+    if terminated is None:
+        raise TypeError("terminated is None; expected flags of the shape of rewards")
+    real = dict(zip(named, arrays.reals(**named), strict=True))
+    rewards = real["rewards"]
+    streams = _Streams(rewards.shape, layout)
+    shape = rewards.shape
+    ends = arrays.flags("terminated", terminated, shape, "1 = ended")
+    cuts = arrays.flags("truncated", truncated, shape, "1 = cut short")
+    kept = arrays.flags("mask", mask, shape)
+    _check_bootstrap(engine, cuts, named.get("final_values"), named.get("next_values"), last_values)
+    last = _last_values(engine, last_values, streams, rewards.dtype)
+    inputs = [x for x in (*named.values(), terminated, truncated, mask, last_values) if x is not None]
+    filled = _outputs(engine, outputs, out, shape, rewards.dtype, inputs, named["rewards"])
+    if rewards.size:
+        both = [streams.flat(x) for x in filled] + [None]
+        engine.scan(
+            kind,
+            streams.flat(rewards),
+            streams.flat(real.get("values")),
+            streams.flat(real.get("next_values")),
+            streams.flat(real.get("final_values")),
+            last,
+            streams.flat(ends),
+            streams.flat(cuts),
+            streams.flat(kept),
+            gamma,
+            lam,
+            streams.layout,
+            *both[:2],
+        )
+    return tuple(filled)
+
+
+def _outputs(
+    engine: Engine, names: tuple[str, ...], out: Any, shape: Any, dtype: np.dtype, inputs: list[Any], like: Any
+) -> list[Array]:
+    if out is None:
+        return [engine.empty(shape, dtype, like) for _ in names]
+    if not isinstance(out, tuple) or len(out) != len(names):
+        raise TypeError(f"out is a {type(out).__name__}; expected a tuple of {len(names)} arrays")
+    given = [arrays.output(f"out[{k}]", x, shape, dtype, inputs) for k, x in enumerate(out)]
+    if len(given) == 2 and isinstance(given[0], np.ndarray) and np.may_share_memory(given[0], given[1]):
+        raise ValueError("out[0] shares memory with out[1]")
+    return given
+
+
+def gae(
+    rewards: Array,
+    values: Array,
+    terminated: Array,
+    truncated: Array | None = None,
+    *,
+    last_values: Array | None = None,
+    next_values: Array | None = None,
+    final_values: Array | None = None,
+    mask: Array | None = None,
+    gamma: float = 0.99,
+    lam: float = 0.95,
+    layout: str = "TN",
+    out: tuple[Array, Array] | None = None,
+    backend: str | None = None,
+) -> tuple[Array, Array]:
+    """Generalised advantage estimates, and the returns they make with the values, in one pass.
+
+    Âₜ = δₜ + γλ (1 − doneₜ) Âₜ₊₁,   δₜ = rₜ + γ (1 − terminatedₜ) V′ₜ − Vₜ,   returnsₜ = Âₜ + Vₜ
+    done = terminated or truncated                                        (arXiv:1506.02438, eq. 16)
+
+    rewards, values and the flags: (T,) for one stream, (T, N) with layout "TN", (N, T) with "NT". A flag at t says
+    that action t ended its episode: for good (terminated, which wins) or by a time limit (truncated). V′ₜ, the value
+    of the state that action t reached, is next_values[t] if given; else final_values[t] where truncated; else
+    values[t+1], and after the last step last_values, (N,) or a scalar for one stream, None for 0. mask (1 = counts):
+    elements left out are not read, get 0, and neither decay nor cut the trace. Results keep the dtype of the inputs
+    (integers: float64) and are carried in double; ``out`` is a pair that receives them. What lies beyond the end of an
+    episode never leaks, be it NaN; within one NaN propagates backwards. Empty inputs give empty results.
+
+    Raises ValueError for shapes, options, last_values together with next_values, and a truncated step without
+    final_values or next_values; TypeError for dtypes.
+
+    >>> from fastalign import gae
+    >>> advantages, returns = gae(
+    ...     [1, 0, 2, -1, 0.5], [0.5, 0.4, 0.3, 0.2, 0.1], [0, 0, 1, 0, 0], last_values=0.6, gamma=0.9, lam=0.8)
+    >>> advantages.round(6).tolist()
+    [1.64768, 1.094, 1.7, -0.4332, 0.94]
+    """
+    named = {"rewards": rewards, "values": values, "next_values": next_values, "final_values": final_values}
+    if values is None:
+        raise TypeError("values is None; expected an array of the shape of rewards")
+    both = ("advantages", "returns")
+    advantages, returns = _run(
+        "gae", named, terminated, truncated, last_values, mask, gamma, lam, layout, out, both, backend
+    )
+    return advantages, returns
+
+
+def discounted_returns(
+    rewards: Array,
+    terminated: Array,
+    truncated: Array | None = None,
+    *,
+    last_values: Array | None = None,
+    next_values: Array | None = None,
+    final_values: Array | None = None,
+    gamma: float = 0.99,
+    layout: str = "TN",
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """Discounted sums of future rewards, bootstrapped where the data or a truncated episode ends.
+
+    Gₜ = rₜ + γ (1 − terminatedₜ) (V′ₜ if truncated or last, else Gₜ₊₁)
+
+    Shapes, flags, V′, dtypes, special values and errors as in ``gae``; next_values is read only where V′ is used.
+
+    >>> from fastalign import discounted_returns
+    >>> discounted_returns([1.0, 1.0, 1.0], [0, 1, 0], last_values=2.0, gamma=0.5).tolist()
+    [1.5, 1.0, 2.0]
+    """
+    named = {"rewards": rewards, "next_values": next_values, "final_values": final_values}
+    given = None if out is None else (out,)
+    (returns,) = _run(
+        "returns", named, terminated, truncated, last_values, None, gamma, 1.0, layout, given, ("returns",), backend
+    )
+    return returns
+
+
+class PPOBuffer:
+    """Steps of experience in order, and the advantages they make.
+
+    >>> buffer = PPOBuffer(gamma=0.9, lam=0.8)
+    >>> for reward, value in [(1.0, 0.5), (2.0, 0.4)]:
+    ...     buffer.add(state=None, action=0, reward=reward, value=value, log_prob=-1.0)
+    >>> advantages, returns = buffer.compute_advantages(last_value=0.3)
+    >>> advantages.round(4).tolist(), len(buffer)
+    ([2.2064, 1.87], 2)
+    """
+
+    def __init__(self, gamma: float = 0.99, lam: float = 0.95, *, backend: str | None = None) -> None:
+        self.gamma = arrays.number("gamma", gamma, 0.0, 1.0)
+        self.lam = arrays.number("lam", lam, 0.0, 1.0)
+        self.backend = backend
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all steps."""
+        self.states: list[Any] = []
+        self.actions: list[Any] = []
+        self.rewards: list[float] = []
+        self.values: list[float] = []
+        self.log_probs: list[float] = []
+        self.dones: list[bool] = []
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    def add(self, state: Any, action: Any, reward: float, value: float, log_prob: float, done: bool = False) -> None:
+        """One step: done says that this action ended its episode."""
+        self.states.append(state)
+        self.actions.append(action)
+        self.rewards.append(reward)
+        self.values.append(value)
+        self.log_probs.append(log_prob)
+        self.dones.append(done)
+
+    def compute_advantages(self, last_value: float = 0.0) -> tuple[Array, Array]:
+        """(advantages, returns) of the steps so far, float64; last_value is that of the state after the last step."""
+        rewards, values = (np.asarray(x, np.float64).reshape(len(self)) for x in (self.rewards, self.values))
+        done = np.asarray(self.dones, bool).reshape(len(self))
+        last = np.asarray(last_value, np.float64).reshape(())
+        return gae(rewards, values, done, last_values=last, gamma=self.gamma, lam=self.lam, backend=self.backend)

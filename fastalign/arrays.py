@@ -1,0 +1,266 @@
+"""What comes in: checked once, cast once, and refused with the name, the place and the remedy.
+
+Host arrays are cast to what a kernel takes.  Device arrays (anything with __cuda_array_interface__) are taken as they
+are or refused: a cast would be a hidden copy.  Nothing broadcasts.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+HALVES = {"float16": "f16", "bfloat16": "bf16"}
+KINDS = {"float32": "f32", "float64": "f64", "uint16": "bf16", **HALVES}
+
+Array = Any  # numpy.ndarray, or a device array with the same shape, dtype, size and reshape
+
+
+def is_device(x: Any) -> bool:
+    """Whether ``x`` lies in the memory of a CUDA device.  Imports nothing."""
+    if type(x) is np.ndarray or isinstance(x, (np.ndarray, list, tuple, float, int)) or x is None:
+        return False
+    if getattr(x, "is_cuda", None) is not None:  # torch: CPU tensors refuse the interface with an AttributeError
+        return bool(x.is_cuda)
+    return hasattr(x, "__cuda_array_interface__") or getattr(x, "__cuda_ndarray__", False)
+
+
+def where_is(index: int, shape: tuple[int, ...]) -> str:
+    """A flat index as written behind an array's name: "[2, 5]"."""
+    return "[" + ", ".join(map(str, np.unravel_index(index, shape))) + "]" if shape else ""
+
+
+def take(name: str, x: Any) -> Array:
+    """``x`` as an array, of whatever dtype it has."""
+    if type(x) is np.ndarray:
+        return x
+    if is_device(x):
+        from .backends import numba_cuda
+
+        return numba_cuda.wrap(x)
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be lost; pass its data and mask=")
+    if x is None:
+        raise TypeError(f"{name} is None; expected an array")
+    try:
+        array = np.asarray(x)
+    except Exception as error:  # ragged lists, foreign arrays that refuse: theirs to explain, ours to name
+        raise TypeError(f"{name} cannot be read as an array: {error}") from error
+    return array
+
+
+def _is_bfloat16(dtype: np.dtype) -> bool:
+    return dtype.name == "bfloat16"
+
+
+def real_dtype(name: str, dtype: np.dtype) -> np.dtype:
+    """The dtype in which values of ``dtype`` are computed."""
+    if dtype in FLOATS:
+        return dtype.newbyteorder("=")
+    if dtype.kind in "iub":
+        return np.dtype(np.float64)
+    if dtype.name in HALVES:
+        return np.dtype(np.float32)
+    raise TypeError(f"{name} has dtype {dtype}; expected float64, float32, a half precision, or integers")
+
+
+def reals(**named: Any) -> list[Array]:
+    """The arrays, of one shape, contiguous, in their common floating dtype.  None stays None."""
+    given = [(name, take(name, x)) for name, x in named.items() if x is not None]
+    first_name, first = given[0]
+    dtype = real_dtype(first_name, first.dtype)
+    for name, x in given[1:]:
+        if x.shape != first.shape:
+            raise ValueError(f"{name} has shape {x.shape}; expected {first.shape}, the shape of {first_name}")
+        if x.dtype != dtype:
+            dtype = np.result_type(dtype, real_dtype(name, x.dtype))
+    cast = {name: cast_to(name, x, dtype) for name, x in given}
+    return [cast.get(name) for name in named]
+
+
+def cast_to(name: str, x: Array, dtype: np.dtype) -> Array:
+    """Contiguous and of this dtype; the very array where it already is."""
+    if type(x) is np.ndarray:
+        flags = x.flags
+        if x.dtype == dtype and flags.c_contiguous and flags.aligned and x.dtype.isnative:
+            return x
+        return np.require(x, dtype, ["C", "A"]).reshape(x.shape)
+    if x.dtype != dtype:
+        raise TypeError(f"{name} has dtype {x.dtype}; expected {dtype} (arrays on a device are not cast)")
+    return x
+
+
+def rank(name: str, x: Array, *allowed: int) -> None:
+    if x.ndim not in allowed:
+        ranks = " or ".join(f"{n}-D" for n in allowed)
+        raise ValueError(f"{name} has shape {x.shape}; expected a {ranks} array")
+
+
+def flags(name: str, x: Any, shape: tuple[int, ...], meaning: str = "1 = counts") -> Array | None:
+    """A mask as uint8 of ``shape``; None stays None."""
+    if x is None:
+        return None
+    x = take(name, x)
+    if x.dtype.kind not in "biu":
+        raise TypeError(f"{name} has dtype {x.dtype}; expected bool or integers ({meaning})")
+    if x.shape != shape:
+        raise ValueError(f"{name} has shape {x.shape}; expected {shape}")
+    if type(x) is not np.ndarray:
+        return cast_to(name, x, np.dtype(np.uint8)) if x.dtype != np.bool_ else x.view(np.uint8)
+    if x.dtype == np.bool_:
+        return np.ascontiguousarray(x).reshape(shape).view(np.uint8)
+    odd = (x != 0) & (x != 1)
+    if odd.any():
+        at = int(np.flatnonzero(odd)[0])
+        raise ValueError(f"{name}{where_is(at, shape)} is {x.reshape(-1)[at]}; expected 0 or 1 ({meaning})")
+    return np.ascontiguousarray(x, np.uint8).reshape(shape)
+
+
+class Logits:
+    """Logits as [rows, V] and what a kernel needs to know of them."""
+
+    def __init__(self, x: Any) -> None:
+        x = take("logits", x)
+        if x.ndim < 1:
+            raise ValueError(f"logits has shape {x.shape}; expected at least one axis, the vocabulary last")
+        if x.dtype.kind == "i" or x.dtype.kind == "b" or (x.dtype.kind == "u" and x.dtype.itemsize != 2):
+            if type(x) is not np.ndarray:
+                raise TypeError(f"logits has dtype {x.dtype}; expected a floating dtype, or uint16 bits of bfloat16")
+            x = x.astype(np.float64)
+        self.dtype = x.dtype.newbyteorder("=") if x.dtype.kind in "fu" else x.dtype
+        kind = KINDS.get(self.dtype.name)
+        if kind is None:
+            raise TypeError(
+                f"logits has dtype {x.dtype}; expected float64, float32, float16, bfloat16 or its uint16 bits"
+            )
+        self.kind, self.shape, self.vocabulary = kind, x.shape, x.shape[-1]
+        self.real = np.dtype(np.float64 if kind == "f64" else np.float32)
+        if self.vocabulary == 0 and x.size == 0 and math.prod(x.shape[:-1]):
+            raise ValueError(f"logits has shape {x.shape}; the vocabulary is empty")
+        self.rows = math.prod(x.shape[:-1])
+        self.bits = self.as_rows(cast_to("logits", x, self.dtype))
+
+    def as_rows(self, x: Array) -> Array:
+        """[rows, V], halves as uint16."""
+        x = x.reshape((self.rows, self.vocabulary))
+        return x.view(np.uint16) if self.kind in ("f16", "bf16") and x.dtype != np.uint16 else x
+
+
+def tokens(
+    x: Any, shape: tuple[int, ...], vocabulary: int, mask: Any, ignore_index: int | None
+) -> tuple[Array, Array | None]:
+    """Token ids as flat int64, and the flat mask of those that count; every one that counts is in [0, V)."""
+    x = take("tokens", x)
+    if x.dtype.kind not in "iu" and x.size:
+        raise TypeError(f"tokens has dtype {x.dtype}; expected integers")
+    if x.shape != shape:
+        raise ValueError(f"tokens has shape {x.shape}; expected {shape}, the shape of logits without its last axis")
+    kept = flags("mask", mask, shape)
+    if type(x) is not np.ndarray:
+        return _device_tokens(x, vocabulary, kept, ignore_index)
+    if ignore_index is not None:
+        counts = x != ignore_index
+        kept = (counts if kept is None else counts & (kept != 0)).view(np.uint8)
+    ids = np.ascontiguousarray(x, np.int64).reshape(-1)
+    if kept is not None:
+        kept = kept.reshape(-1)
+    _check_range(x, ids, shape, vocabulary, kept)
+    return ids, kept
+
+
+def _check_range(x: np.ndarray, ids: np.ndarray, shape: tuple[int, ...], vocabulary: int, kept: Any) -> None:
+    if not ids.size or (ids.min() >= 0 and ids.max() < vocabulary):  # uint64 beyond int64 wraps to negative
+        return
+    bad = (ids < 0) | (ids >= vocabulary)
+    if kept is not None:
+        bad &= kept != 0
+    if not bad.any():
+        return
+    at = int(np.flatnonzero(bad)[0])
+    value = int(x.reshape(-1)[at])
+    hint = "; ignore_index=-100 skips such tokens" if value == -100 else ""
+    raise IndexError(f"tokens{where_is(at, shape)} is {value}; expected 0 <= token < {vocabulary}{hint}")
+
+
+def _device_tokens(x: Array, vocabulary: int, kept: Any, ignore_index: int | None) -> tuple[Array, Array | None]:
+    if ignore_index is not None:
+        raise TypeError("ignore_index is for host arrays; on a device pass mask=")
+    if x.dtype != np.int64:
+        raise TypeError(f"tokens has dtype {x.dtype}; expected int64 (arrays on a device are not cast)")
+    from .backends import numba_cuda
+
+    shape = x.shape
+    x, kept = x.reshape((x.size,)), None if kept is None else kept.reshape((x.size,))
+    at = numba_cuda.first_bad_token(x, kept, vocabulary)
+    if at >= 0:
+        raise IndexError(f"tokens{where_is(at, shape)} is outside the vocabulary; expected 0 <= token < {vocabulary}")
+    return x, kept
+
+
+def offsets(x: Any, n: int) -> np.ndarray:
+    """cu_seqlens as int64, checked: starts at 0, never falls, ends at n."""
+    if is_device(x):
+        raise TypeError("cu_seqlens is on a device; pass it as a host array")
+    array = take("cu_seqlens", x)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"cu_seqlens has dtype {array.dtype}; expected integers")
+    rank("cu_seqlens", array, 1)
+    if not array.size or array[0] != 0:
+        raise ValueError("cu_seqlens starts with {}; expected 0".format(array[0] if array.size else "nothing"))
+    bounds = np.ascontiguousarray(array, np.int64)
+    falls = np.flatnonzero(np.diff(bounds) < 0)
+    if falls.size:
+        at = int(falls[0]) + 1
+        raise ValueError(f"cu_seqlens[{at}] is {bounds[at]}, less than the {bounds[at - 1]} before it")
+    if bounds[-1] != n:
+        raise ValueError(f"cu_seqlens ends with {bounds[-1]}; expected {n}, the number of elements")
+    return bounds
+
+
+def output(
+    name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: Iterable[Any], allowed: Any = None
+) -> Any:
+    """``out`` checked: shape, dtype, contiguous, writable, and no part of an input but ``allowed`` itself."""
+    if is_device(out):
+        out = take(name, out)
+    elif not isinstance(out, np.ndarray):
+        raise TypeError(f"{name} is a {type(out).__name__}; expected a numpy.ndarray")
+    if out.shape != shape:
+        raise ValueError(f"{name} has shape {out.shape}; expected {shape}")
+    if out.dtype != dtype:
+        raise TypeError(f"{name} has dtype {out.dtype}; expected {dtype}")
+    if not isinstance(out, np.ndarray):
+        return out
+    if not (out.flags.c_contiguous and out.flags.aligned and out.dtype.isnative):
+        raise ValueError(f"{name} must be C-contiguous, aligned and in native byte order")
+    if not out.flags.writeable:
+        raise ValueError(f"{name} is read-only")
+    for x in inputs:
+        if isinstance(x, np.ndarray) and np.may_share_memory(out, x):
+            same = x is allowed and x.ctypes.data == out.ctypes.data and x.strides == out.strides
+            if not same:
+                raise ValueError(f"{name} shares memory with an input")
+    return out
+
+
+def number(name: str, x: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> float:
+    """A finite float in [low, high], or in (low, high] with ``above``."""
+    try:
+        value = float(x)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} is {x!r}; expected a number") from error
+    inside = low < value <= high if above else low <= value <= high
+    if not (inside and math.isfinite(value)):
+        bound = (
+            f"{'>' if above else '>='} {low:g}" if high == math.inf else f"in {'(' if above else '['}{low:g}, {high:g}]"
+        )
+        raise ValueError(f"{name} is {value!r}; expected a finite number{'' if low == -math.inf else ' ' + bound}")
+    return value
+
+
+def choice(name: str, x: Any, allowed: Iterable[str]) -> str:
+    allowed = tuple(allowed)
+    if x not in allowed:
+        raise ValueError(f"{name} is {x!r}; expected one of {', '.join(map(repr, allowed))}")
+    return x

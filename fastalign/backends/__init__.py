@@ -1,0 +1,25 @@
+"""The ways to walk a shape.  A backend fills arrays it is given: it allocates nothing, checks nothing, returns nothing.
+
+numpy      reference.py    array-style NumPy, written from the papers: the oracle and the baseline
+cython     cython_cpu.py   the compiled extension: the default
+numba      numba_cpu.py    compiled when first called
+cuda       numba_cuda/     device arrays only
+
+Each module has the same functions, one per shape and operation:
+
+row_forward(logits, kind, tokens, mask, scale, logp, lse, entropy)
+row_backward(logits, kind, tokens, mask, scale, grad_logp, grad_lse, grad_entropy, lse, entropy, out)
+pointwise(family, kind, inputs, mask, params, outputs, partials)
+scan(kind, rewards, values, next_values, final_values, last_values, terminated, truncated, mask, gamma, lam, layout,
+     out, returns)
+group_reduce(values, offsets, mask, mean, out, counts)
+group_spread(grad, offsets, mask, mean, counts, out)
+why_not()    None, or in a line why the backend cannot be used here
+warmup()     compile or load what the first call would wait for
+
+Arrays are C-contiguous; what is absent is None.  Logits of kind f16 and bf16 are uint16 bit patterns.  Masks are uint8,
+1 = counts; what is masked is not read, and 0 is written there.  partials[k] holds the tallies of elements
+k·BLOCK … (k+1)·BLOCK − 1, so that sums do not depend on how the work was divided.
+"""
+
+BLOCK = 4096

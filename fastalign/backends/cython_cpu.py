@@ -1,0 +1,135 @@
+"""Backend "cython": the compiled extension, in the build that fits this processor.
+
+One source is compiled for several instruction sets; FASTALIGN_ISA overrides the choice.  An extension built from
+other formulas than those in fastalign/rules is refused.
+"""
+
+import os
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from ..binding import STAMP
+
+ISAS = ("avx512", "avx2", "baseline")  # best first
+REBUILD = "rebuild it: python -m pip install -e . (in the source folder), or make build"
+
+
+@cache
+def load(isa: str) -> ModuleType:
+    """The extension built for ``isa``; ImportError with the reason where it cannot be used."""
+    try:
+        supports = import_module("fastalign._cpu").supports
+    except ImportError as error:
+        raise ImportError(f"the extension was not built ({error}); {REBUILD}") from error
+    if not supports(isa):
+        raise ImportError(f"this processor does not run {isa} code")
+    try:
+        module = import_module(f"fastalign._core_{isa}")
+    except ImportError as error:
+        raise ImportError(f"the extension was not built for {isa} ({error}); {REBUILD}") from error
+    if module.STAMP != STAMP:
+        raise ImportError(f"fastalign._core_{isa} was built from other formulas; {REBUILD}")
+    return module
+
+
+@cache
+def isas() -> tuple[str, ...]:
+    """The builds that can be used here, best first."""
+    return tuple(isa for isa in ISAS if not _failure(isa))
+
+
+def _failure(isa: str) -> str | None:
+    try:
+        load(isa)
+    except ImportError as error:
+        return str(error)
+    return None
+
+
+def _asked() -> str | None:
+    asked = os.environ.get("FASTALIGN_ISA")
+    if asked is None or asked == "":
+        return None
+    if asked not in ISAS:
+        raise ValueError(f"FASTALIGN_ISA is {asked!r}; expected one of {', '.join(reversed(ISAS))}")
+    return asked
+
+
+def check_environment() -> None:
+    """Raise for an unknown FASTALIGN_ISA, or one that this processor lacks."""
+    asked = _asked()
+    if asked is None:
+        return
+    try:
+        supports = import_module("fastalign._cpu").supports
+    except ImportError:
+        return  # nothing was built: why_not says so
+    if not supports(asked):
+        raise ValueError(f"FASTALIGN_ISA is {asked!r}, which this processor does not run")
+
+
+def why_not() -> str | None:
+    """Why this backend cannot be used; None if it can."""
+    asked = _asked()
+    if asked:
+        return _failure(asked)
+    return None if isas() else _failure("baseline")
+
+
+@cache
+def core() -> ModuleType:
+    """The build in use."""
+    return load(_asked() or (isas() or ("baseline",))[0])
+
+
+def isa() -> str:
+    """The instruction set in use."""
+    return core().__name__.removeprefix("fastalign._core_")
+
+
+def row_forward(logits: Any, kind: str, *rest: Any) -> None:
+    getattr(core(), f"row_forward_{kind}")(logits, *rest)
+
+
+def row_backward(logits: Any, kind: str, *rest: Any) -> None:
+    getattr(core(), f"row_backward_{kind}")(logits, *rest)
+
+
+def pointwise(*arguments: Any) -> None:
+    core().pointwise(*arguments)
+
+
+def scan(*arguments: Any) -> None:
+    core().scan(*arguments)
+
+
+def group_reduce(*arguments: Any) -> None:
+    core().group_reduce(*arguments)
+
+
+def group_spread(*arguments: Any) -> None:
+    core().group_spread(*arguments)
+
+
+def warmup() -> None:
+    """Load the extension; there is nothing to compile."""
+    core()
+
+
+def supported() -> tuple[str, ...]:
+    """The instruction sets that this processor runs, best first; empty where nothing was built that could tell."""
+    try:
+        supports = import_module("fastalign._cpu").supports
+    except ImportError:
+        return ()
+    return tuple(isa for isa in ISAS if supports(isa))
+
+
+def keeps_subnormals() -> bool | None:
+    """Whether this thread computes with subnormal numbers; None where nothing was built that could tell."""
+    try:
+        return import_module("fastalign._cpu").keeps_subnormals()
+    except ImportError:
+        return None

@@ -1,0 +1,326 @@
+"""Backend "numpy": the oracle and the baseline.
+
+Written from the papers in array style and on purpose not from fastalign/rules: if it shared the formulas, agreement
+would prove nothing.  A new loss is one function here, registered under its family and kind.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+ROWS_AT_ONCE = 64  # the temporaries of a slab of rows stay in the cache
+
+FORMULAS: dict[tuple[str, str], Callable[..., Any]] = {}
+
+
+def formula(family: str, kind: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        FORMULAS[family, kind] = function
+        return function
+
+    return register
+
+
+def why_not() -> str | None:
+    return None
+
+
+def warmup() -> None:
+    """Nothing to compile."""
+
+
+# ---- row -------------------------------------------------------------------------------------------------------------
+
+
+def widen(logits: Array, kind: str) -> Array:
+    """Half precision, given as bits, as float32."""
+    if kind == "f16":
+        return logits.view(np.float16).astype(np.float32)
+    if kind == "bf16":
+        return (logits.astype(np.uint32) << 16).view(np.float32)
+    return logits
+
+
+def narrow(values: Array, kind: str) -> Array:
+    """float32 as half-precision bits, to the nearest, ties to even."""
+    if kind == "f16":
+        with np.errstate(over="ignore"):
+            return values.astype(np.float16).view(np.uint16)
+    if kind == "bf16":
+        bits = np.ascontiguousarray(values).view(np.uint32)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype(np.uint16)
+    return values
+
+
+def _log_softmax(z: Array) -> tuple[Array, Array]:
+    """log p, and the log-sum-exp of each row."""
+    peak = z.max(axis=1, keepdims=True)
+    total = np.log(np.exp(z - peak).sum(axis=1, keepdims=True, dtype=np.float64))
+    return ((z - peak) - total).astype(z.dtype), (peak + total)[:, 0]
+
+
+def _slabs(rows: int, mask: Array | None) -> list[Array]:
+    kept = np.arange(rows) if mask is None else np.flatnonzero(mask)
+    return [kept[i : i + ROWS_AT_ONCE] for i in range(0, len(kept), ROWS_AT_ONCE)]
+
+
+def _limits(z: Array, lse: Array) -> Array:
+    """The log-sum-exp with its limits: NaN before +inf before −inf."""
+    special = np.where(np.isnan(z).any(axis=1), np.nan, np.where((z == np.inf).any(axis=1), np.inf, -np.inf))
+    return np.where(np.isfinite(lse), lse, special)
+
+
+def row_forward(
+    logits: Array, kind: str, tokens: Array, mask: Array | None, scale: float, logp: Array, lse: Array, entropy: Any
+) -> None:
+    for out in (logp, lse, entropy):
+        if out is not None:
+            out[...] = 0
+    with np.errstate(all="ignore"):
+        for at in _slabs(len(tokens), mask):
+            z = widen(logits[at], kind) * logp.dtype.type(scale)
+            log_p, total = _log_softmax(z)
+            lse[at] = _limits(z, total)
+            sound = np.isfinite(lse[at])
+            chosen = np.take_along_axis(log_p, tokens[at, None], axis=1)[:, 0]
+            logp[at] = np.where(sound, chosen, np.nan)
+            if entropy is not None:
+                p = np.exp(log_p)
+                entropy[at] = np.where(sound, -np.where(p > 0, p * log_p, 0).sum(axis=1, dtype=np.float64), np.nan)
+
+
+def row_backward(
+    logits: Array,
+    kind: str,
+    tokens: Array,
+    mask: Array | None,
+    scale: float,
+    grad_logp: Array,
+    grad_lse: Array | None,
+    grad_entropy: Array | None,
+    lse: Array | None,
+    entropy: Array | None,
+    out: Array,
+) -> None:
+    if mask is not None:
+        out[mask == 0] = 0
+    with np.errstate(all="ignore"):
+        for at in _slabs(len(tokens), mask):
+            z = widen(logits[at], kind) * grad_logp.dtype.type(scale)
+            log_p, total = _log_softmax(z)
+            if lse is not None:
+                total = lse[at]
+                log_p = z - total[:, None]
+            p = np.exp(log_p)
+            slope = -grad_logp[at, None] * p
+            if grad_lse is not None:
+                slope += grad_lse[at, None] * p
+            if grad_entropy is not None:
+                own = entropy[at] if entropy is not None else -np.where(p > 0, p * log_p, 0).sum(axis=1)
+                slope -= grad_entropy[at, None] * np.where(p > 0, p * (log_p + own[:, None]), 0)
+            slope[np.arange(len(at)), tokens[at]] += grad_logp[at]
+            slope[~np.isfinite(total)] = np.nan
+            out[at] = narrow((slope * scale).astype(grad_logp.dtype), kind)
+
+
+# ---- pointwise -------------------------------------------------------------------------------------------------------
+
+
+def pointwise(
+    family: str,
+    kind: str,
+    inputs: tuple[Array, ...],
+    mask: Array | None,
+    params: tuple[float, ...],
+    outputs: tuple[Array, ...],
+    partials: Array,
+) -> None:
+    if (family, kind) not in FORMULAS:
+        raise NotImplementedError(f"fastalign/backends/reference.py has no formula for {family}_{kind}")
+    kept = slice(None) if mask is None else mask != 0
+    with np.errstate(all="ignore"):
+        results, tallies = FRAMES[family](FORMULAS[family, kind], *(x[kept] for x in inputs), *params)
+    for out, result in zip(outputs, results, strict=True):
+        if out.size:
+            if mask is not None:
+                out[...] = 0
+            out[kept] = result
+    if len(partials):
+        partials[0] = tallies
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.where(x < 0, np.exp(np.minimum(x, 0)), 1) / (1 + np.exp(-np.abs(x)))
+
+
+@formula("pair", "sigmoid")
+def _dpo(h_w: Array, h_l: Array, beta: float, eps: float) -> tuple[Array, Array, Array]:
+    z = beta * (h_w - h_l)
+    loss = np.logaddexp(0, -z)
+    slope = -beta * _sigmoid(-z)
+    if eps:
+        loss = (1 - eps) * loss + eps * np.logaddexp(0, z)
+        slope = (1 - eps) * slope + eps * beta * _sigmoid(z)
+    return loss, slope, -slope
+
+
+def _pair_frame(f: Any, pc: Array, pr: Array, rc: Array, rr: Array, beta: float, eps: float, weight: float) -> Any:
+    h_w, h_l = pc - rc, pr - rr
+    loss, d_w, d_l = f(h_w, h_l, beta, eps)
+    won, lost = beta * h_w, beta * h_l
+    sums = [total(loss), total(won), total(lost), np.count_nonzero(won > lost), total(won - lost)]
+    return (weight * d_w, weight * d_l, won, lost), sums
+
+
+@formula("reward", "bradley_terry")
+def _bradley_terry(r_w: Array, r_l: Array, margin: Array, center: float) -> tuple[Array, Array, Array]:
+    d = r_w - r_l - margin
+    loss, slope = np.logaddexp(0, -d), _sigmoid(-d)
+    if not center:
+        return loss, -slope, slope
+    pull = 2 * center * (r_w + r_l)
+    return loss + center * np.square(r_w + r_l), pull - slope, pull + slope
+
+
+def _reward_frame(f: Any, r_w: Array, r_l: Array, margin: Array, center: float, weight: float) -> Any:
+    loss, d_w, d_l = f(r_w, r_l, margin, center)
+    return (weight * d_w, weight * d_l), [total(loss)]
+
+
+@formula("policy", "ppo")
+def _ppo(new: Array, old: Array, advantage: Array, low: float, high: float, bound: float) -> tuple[Array, Array]:
+    log_ratio = np.clip(new - old, -bound, bound)
+    ratio = np.exp(log_ratio)
+    free = np.where(advantage == 0, 0, ratio * advantage)
+    clipped = np.where(advantage == 0, 0, np.clip(ratio, 1 - low, 1 + high) * advantage)
+    flows = (free <= clipped) | np.isnan(free)
+    return -np.minimum(free, clipped), np.where(flows & ~(np.abs(new - old) > bound), -free, 0)
+
+
+def _policy_frame(
+    f: Any, new: Array, old: Array, advantage: Array, low: float, high: float, bound: float, weight: float
+) -> Any:
+    loss, slope = f(new, old, advantage, low, high, bound)
+    log_ratio = np.clip(new - old, -bound, bound)
+    ratio = np.exp(log_ratio)
+    above, below = ratio > 1 + high, ratio < 1 - low
+    binding = (above & (advantage > 0)) | (below & (advantage < 0))
+    sums = [total(loss), total(np.expm1(log_ratio) - log_ratio), np.count_nonzero(binding)]
+    sums += [np.count_nonzero(above | below), total(ratio), ratio.max(initial=-np.inf)]
+    return (weight * slope,), sums
+
+
+@formula("kl", "k1")
+def _k1(p: Array, q: Array) -> tuple[Array, Array]:
+    return p - q, np.ones_like(p)
+
+
+@formula("kl", "k2")
+def _k2(p: Array, q: Array) -> tuple[Array, Array]:
+    return np.square(p - q) / 2, p - q
+
+
+@formula("kl", "k3")
+def _k3(p: Array, q: Array) -> tuple[Array, Array]:
+    return np.expm1(q - p) - (q - p), -np.expm1(q - p)
+
+
+@formula("kl", "p_log_ratio")
+def _p_log_ratio(p: Array, q: Array) -> tuple[Array, Array]:
+    mass = np.exp(p)
+    return np.where(mass == 0, 0, mass * (p - q)), np.where(mass == 0, 0, mass * (p - q + 1))
+
+
+def _kl_frame(f: Any, p: Array, q: Array, weight: float) -> Any:
+    value, slope = f(p, q)
+    return (weight * value, weight * slope), [total(value)]
+
+
+FRAMES: dict[str, Callable[..., Any]] = {
+    "pair": _pair_frame,
+    "reward": _reward_frame,
+    "policy": _policy_frame,
+    "kl": _kl_frame,
+}
+
+
+def total(x: Array) -> float:
+    return float(x.sum(dtype=np.float64))
+
+
+# ---- scan ------------------------------------------------------------------------------------------------------------
+
+
+def scan(
+    kind: str,
+    rewards: Array,
+    values: Array | None,
+    next_values: Array | None,
+    final_values: Array | None,
+    last_values: Array | None,
+    terminated: Array,
+    truncated: Array | None,
+    mask: Array | None,
+    gamma: float,
+    lam: float,
+    layout: str,
+    out: Array,
+    returns: Array | None,
+) -> None:
+    """A loop over time, vectorised over streams."""
+    if layout == "NT":  # views: what is written arrives in the originals
+        shaped = [None if a is None else a.T for a in (rewards, values, next_values, final_values)]
+        rewards, values, next_values, final_values = shaped  # type: ignore[assignment]
+        terminated, out = terminated.T, out.T
+        truncated, mask, returns = (None if a is None else a.T for a in (truncated, mask, returns))
+    steps, streams = rewards.shape
+    carry = np.zeros(streams)
+    follow = np.zeros(streams) if last_values is None else last_values.astype(np.float64)
+    seen = np.zeros(streams, bool)
+    with np.errstate(all="ignore"):
+        for t in range(steps - 1, -1, -1):
+            here = np.ones(streams, bool) if mask is None else mask[t] != 0
+            ended = terminated[t] != 0
+            cut = ended | (truncated[t] != 0) if truncated is not None else ended
+            after = follow
+            if next_values is not None:
+                after = next_values[t].astype(np.float64)
+            elif truncated is not None and final_values is not None:
+                after = np.where(cut & ~ended, final_values[t], follow)
+            value = np.zeros(streams) if values is None else values[t].astype(np.float64)
+            if kind == "gae":
+                delta = rewards[t] + np.where(ended, 0, gamma * after) - value
+                new = delta + np.where(cut | ~seen, 0, gamma * lam * carry)
+            elif kind == "returns":
+                new = rewards[t] + np.where(ended, 0, gamma * np.where(cut | ~seen, after, carry))
+            else:
+                raise NotImplementedError(f"fastalign/backends/reference.py has no recurrence for scan_{kind}")
+            carry = np.where(here, new, carry)
+            follow = np.where(here, value, follow)
+            seen |= here
+            out[t] = np.where(here, carry, 0)
+            if returns is not None:
+                returns[t] = np.where(here, carry + value, 0)
+
+
+# ---- group -----------------------------------------------------------------------------------------------------------
+
+
+def group_reduce(values: Array, offsets: Array, mask: Array | None, mean: bool, out: Array, counts: Array) -> None:
+    kept = np.ones(len(values), bool) if mask is None else mask != 0
+    ranks = np.concatenate([[0], np.cumsum(kept)])[offsets]
+    packed = values[kept].astype(np.float64)
+    counts[...] = np.diff(ranks)
+    for b, (start, end) in enumerate(zip(ranks[:-1], ranks[1:], strict=True)):
+        # cumsum adds in index order: a padded batch and its packed form give the same bits.
+        out[b] = np.cumsum(packed[start:end])[-1] / (counts[b] if mean else 1) if end > start else 0
+
+
+def group_spread(grad: Array, offsets: Array, mask: Array | None, mean: bool, counts: Array, out: Array) -> None:
+    share = grad / np.maximum(counts, 1) if mean else grad
+    out[...] = np.repeat(share, np.diff(offsets))
+    if mask is not None:
+        out[mask == 0] = 0

@@ -1,0 +1,86 @@
+"""Specialise plain functions: the rules for a compiler, a frame or a loop for a rule.
+
+    exact = Binding(lambda f: f, math=mpmath)          the shipped formulas, in fifty digits
+    exact.rules.pair_sigmoid(h_w, h_l, beta, eps)      one formula
+    exact.element("pair", "sigmoid")                   the family's frame around it: the step over one element
+    exact.drive(loop, "pair_sigmoid", rule=...)        a loop whose free names mean compiled functions
+
+A rule finds the rules it calls in its globals, so it is the namespace that is rebuilt.
+"""
+
+import zlib
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+from .rules import FAMILIES, FILES, Family
+
+__all__ = ["FAMILIES", "STAMP", "Binding", "Family", "family", "stamp_of"]
+
+FOLDER = Path(__file__).parent / "rules"
+
+
+def stamp_of(folder: Path) -> str:
+    """Checksum of the formulas: an extension built from others is refused, a kernel cached from others recompiled."""
+    crc = 0
+    for name in ("__init__", *FILES):
+        crc = zlib.crc32((folder / f"{name}.py").read_bytes(), crc)
+    return f"{crc:08x}"
+
+
+STAMP = stamp_of(FOLDER)
+
+
+@cache
+def _functions() -> dict[str, FunctionType]:
+    found = {}
+    for file in FILES:
+        module = import_module(f"{__package__}.rules.{file}")
+        for name, value in vars(module).items():
+            if isinstance(value, FunctionType) and value.__module__ == module.__name__:
+                if name in found:
+                    raise ImportError(f"the rule {name} is defined in two files")
+                found[name] = value
+    return found
+
+
+def family(prefix: str) -> tuple[str, ...]:
+    """The kinds of a family: ``family("kl")`` is ``("k1", "k2", "k3", "p_log_ratio")``."""
+    return tuple(name.removeprefix(f"{prefix}_") for name in _functions() if name.startswith(f"{prefix}_"))
+
+
+class Binding:
+    """The rules compiled by ``compile``, with ``world`` in place of their globals of those names."""
+
+    def __init__(self, compile: Callable[[FunctionType], Any], **world: Any) -> None:
+        self.compile, self.world = compile, world
+        self._space: dict[str, Any] = {}
+        plain = {name: f for name, f in _functions().items() if not name.startswith("frame_")}
+        for f in plain.values():
+            self._space.update({k: v for k, v in f.__globals__.items() if k not in plain and not k.startswith("__")})
+        self._space.update(world)
+        for name, f in plain.items():
+            self._space[name] = compile(_clone(f, self._space, name))
+        self.rules = SimpleNamespace(**{name: self._space[name] for name in plain})
+
+    def element(self, family: str, kind: str) -> Any:
+        """The step of ``family`` over one element, for the rule ``kind``."""
+        frame = _functions()[f"frame_{family}"]
+        space = {**self._space, "rule": self._space[f"{family}_{kind}"]}
+        return self.compile(_clone(frame, space, f"frame_{family}_{kind}"))
+
+    def drive(self, loop: FunctionType, name: str, compile: Callable[..., Any] | None = None, **free: Any) -> Any:
+        """``loop`` compiled, with its free names meaning what ``free`` says; ``name`` tells its versions apart."""
+        clone = _clone(loop, {**loop.__globals__, **free}, f"{loop.__name__}_{name}")
+        return (compile or self.compile)(clone)
+
+
+def _clone(function: FunctionType, space: dict[str, Any], name: str) -> FunctionType:
+    # Numba keys its disk cache by qualified name and line, not by the callees: without the stamp an edited rule
+    # would be served stale, and two rules would share one entry.
+    copy = FunctionType(function.__code__, space, name, function.__defaults__, function.__closure__)
+    copy.__qualname__, copy.__module__ = f"{name}_{STAMP}", function.__module__
+    return copy

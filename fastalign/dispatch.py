@@ -1,0 +1,257 @@
+"""Which backend computes, and how its work is divided.
+
+The keyword wins over FASTALIGN_BACKEND, which wins over the kind of the arrays.  What is asked for by name must be
+there, or raises; what is chosen automatically may fall back (cython, then numba, then numpy) and says so once.
+Host arrays go to "cuda" only when asked for; device arrays never come back to the host.
+"""
+
+import os
+import warnings
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from . import threads
+from .arrays import is_device
+from .backends import BLOCK
+from .rules import FAMILIES
+
+MODULES = {"cython": "cython_cpu", "numba": "numba_cpu", "numpy": "reference", "cuda": "numba_cuda"}
+AUTOMATIC = ("cython", "numba", "numpy")
+
+# Positions of the arrays a function writes, for those who must copy them.
+WRITES = {
+    "row_forward": (5, 6, 7),
+    "row_backward": (10,),
+    "pointwise": (5, 6),
+    "scan": (12, 13),
+    "group_reduce": (4, 5),
+    "group_spread": (5,),
+}
+
+
+def available_backends() -> dict[str, str | None]:
+    """Every backend, and why it cannot be used here: None if it can.
+
+    >>> import fastalign
+    >>> fastalign.available_backends()["numpy"] is None
+    True
+    """
+    return {name: why_not(name) for name in MODULES}
+
+
+def why_not(name: str) -> str | None:
+    try:
+        return _module(name).why_not()
+    except ImportError as error:
+        return str(error)
+
+
+@cache
+def _module(name: str) -> ModuleType:
+    return import_module(f"{__package__}.backends.{MODULES[name]}")
+
+
+def warmup(backend: str | None = None) -> None:
+    """Load or compile what the first calls of ``backend`` would wait for; None: the default one.
+
+    Raises ValueError for an unknown name, RuntimeError for a backend that cannot be used here.
+
+    >>> import fastalign
+    >>> fastalign.warmup("numpy")
+    """
+    choose(backend).module.warmup()
+
+
+def choose(backend: str | None, *arrays: Any) -> "Engine":
+    """The engine for a call with these arrays."""
+    if backend is None:
+        backend = os.environ.get("FASTALIGN_BACKEND") or None
+        source = "FASTALIGN_BACKEND"
+    else:
+        source = "backend"
+    on_device = any(map(is_device, arrays)) if arrays else False
+    if backend is None:
+        return _engine("cuda", True) if on_device else _automatic()
+    if backend not in MODULES:
+        raise ValueError(f"{source} is {backend!r}; expected one of {', '.join(map(repr, MODULES))}")
+    if on_device and backend != "cuda":
+        raise ValueError(f"{source} is {backend!r}, but an array lies on a device; copy it to the host, or use 'cuda'")
+    return _engine(backend, on_device)
+
+
+@cache
+def _engine(name: str, on_device: bool) -> "Engine":
+    reason = why_not(name)
+    if reason is not None:
+        raise RuntimeError(f"backend {name!r} cannot be used: {reason}")
+    if name == "cuda":
+        return DeviceEngine(name, _module(name)) if on_device else StagedEngine(name, _module(name))
+    return Engine(name, _module(name))
+
+
+@cache
+def _automatic() -> "Engine":
+    _module("cython").check_environment()
+    reasons = {}
+    for name in AUTOMATIC:
+        reasons[name] = why_not(name)
+        if reasons[name] is None:
+            break
+    if reasons["cython"] is not None:
+        text = f"fastalign computes with {name}, slower than its extension: {reasons['cython']}"
+        warnings.warn(text, RuntimeWarning, stacklevel=4)
+    return _engine(name, False)
+
+
+def _cut(x: Any, a: int, b: int) -> Any:
+    if isinstance(x, np.ndarray):
+        return x[a:b]
+    return tuple(y[a:b] for y in x) if isinstance(x, tuple) and x and isinstance(x[0], np.ndarray) else x
+
+
+class Engine:
+    """A backend for host arrays, its rows, blocks, streams and segments divided among threads."""
+
+    def __init__(self, name: str, module: ModuleType) -> None:
+        self.name, self.module = name, module
+
+    def empty(self, shape: Any, dtype: Any, like: Any = None) -> Any:
+        return np.empty(shape, dtype)
+
+    def zeros(self, shape: Any, dtype: Any, like: Any = None) -> Any:
+        return np.zeros(shape, dtype)
+
+    def place(self, x: np.ndarray) -> Any:
+        """A small host array where the kernels read it."""
+        return x
+
+    def host(self, x: Any) -> np.ndarray:
+        return x
+
+    def rows(self, function: str, logits: Any, *rest: Any) -> None:
+        """row_forward and row_backward."""
+        work, n = getattr(self.module, function), len(logits)
+        count = threads.parts(n, 1, logits.size)
+        if count == 1:
+            work(logits, *rest)
+        else:
+            threads.run(lambda a, b: work(*(_cut(x, a, b) for x in (logits, *rest))), n, 1, count)
+
+    def pointwise(
+        self, family: str, kind: str, inputs: tuple[Any, ...], mask: Any, params: tuple[float, ...], outputs: Any
+    ) -> list[float]:
+        """Fill the outputs and return the tallies, sums first."""
+        shape, n = FAMILIES[family], inputs[0].size
+        partials = np.zeros((-(-n // BLOCK), shape.tallies))
+        partials[:, len(shape.sums) :] = -np.inf
+        if n:
+            self._pointwise(n, family, kind, inputs, mask, params, outputs, partials)
+        return fold(partials, len(shape.sums))
+
+    def _pointwise(self, n: int, family: str, kind: str, inputs: Any, mask: Any, params: Any, outputs: Any, partials: Any):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+        work, count = self.module.pointwise, threads.parts(n, BLOCK, n)
+        if count == 1:
+            work(family, kind, inputs, mask, params, outputs, partials)
+            return
+
+        def part(a: int, b: int) -> None:
+            some = (
+                _cut(inputs, a, b),
+                _cut(mask, a, b),
+                params,
+                _cut(outputs, a, b),
+                partials[a // BLOCK : -(-b // BLOCK)],
+            )
+            work(family, kind, *some)
+
+        threads.run(part, n, BLOCK, count)
+
+    def scan(self, kind: str, *arrays: Any) -> None:
+        rewards, layout = arrays[0], arrays[10]
+        count = threads.parts(len(rewards), 1, rewards.size) if layout == "NT" else 1
+        if count == 1:
+            self.module.scan(kind, *arrays)
+        else:
+            threads.run(lambda a, b: self.module.scan(kind, *(_cut(x, a, b) for x in arrays)), len(rewards), 1, count)
+
+    def group_reduce(self, *arguments: Any) -> None:
+        self.module.group_reduce(*arguments)
+
+    def group_spread(self, *arguments: Any) -> None:
+        self.module.group_spread(*arguments)
+
+
+def fold(partials: np.ndarray, sums: int) -> list[float]:
+    """The tallies of all blocks, in the order of the blocks; a maximum that saw a NaN is NaN."""
+    if len(partials) == 1:
+        return partials[0].tolist()
+    peaks = partials[:, sums:].max(axis=0, initial=-np.inf).tolist() if partials.shape[1] > sums else []
+    return partials[:, :sums].sum(axis=0).tolist() + peaks
+
+
+class DeviceEngine(Engine):
+    """CUDA on device arrays: nothing is copied but the tallies."""
+
+    def empty(self, shape: Any, dtype: Any, like: Any = None) -> Any:
+        return self.module.empty(shape, dtype, like)
+
+    def zeros(self, shape: Any, dtype: Any, like: Any = None) -> Any:
+        return self.module.to_device(np.zeros(shape, dtype))
+
+    def place(self, x: np.ndarray) -> Any:
+        return self.module.to_device(x)
+
+    def host(self, x: Any) -> np.ndarray:
+        return self.module.to_host(x)
+
+    def rows(self, function: str, *arguments: Any) -> None:
+        getattr(self.module, function)(*arguments)
+
+    def _pointwise(self, n: int, family: str, kind: str, inputs: Any, mask: Any, params: Any, outputs: Any, partials: Any):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+        on_device = self.module.to_device(partials)
+        self.module.pointwise(family, kind, inputs, mask, params, outputs, on_device)
+        partials[...] = self.module.to_host(on_device)
+
+    def scan(self, kind: str, *arrays: Any) -> None:
+        self.module.scan(kind, *arrays)
+
+
+class StagedEngine(Engine):
+    """CUDA on host arrays, because it was asked for: copied up, computed, copied back."""
+
+    def rows(self, function: str, *arguments: Any) -> None:
+        self._staged(function, *arguments)
+
+    def _pointwise(self, n: int, *arguments: Any):  # type: ignore[no-untyped-def]
+        self._staged("pointwise", *arguments)
+
+    def scan(self, *arguments: Any) -> None:
+        self._staged("scan", *arguments)
+
+    def group_reduce(self, *arguments: Any) -> None:
+        self._staged("group_reduce", *arguments)
+
+    def group_spread(self, *arguments: Any) -> None:
+        self._staged("group_spread", *arguments)
+
+    def _staged(self, function: str, *arguments: Any) -> None:
+        up = [self._up(x) for x in arguments]
+        getattr(self.module, function)(*up)
+        for position in WRITES[function]:
+            self._down(up[position], arguments[position])
+
+    def _up(self, x: Any) -> Any:
+        if isinstance(x, np.ndarray):
+            return self.module.to_device(x)
+        return tuple(map(self._up, x)) if isinstance(x, tuple) else x
+
+    def _down(self, device: Any, host: Any) -> None:
+        if isinstance(host, np.ndarray) and host.size:
+            host[...] = self.module.to_host(device)
+        elif isinstance(host, tuple):
+            for d, h in zip(device, host, strict=True):
+                self._down(d, h)

@@ -1,0 +1,142 @@
+"""KL divergence: exact sums, per-token estimators, the penalty of RLHF and its controller."""
+
+from typing import NamedTuple
+
+from . import arrays
+from .arrays import Array
+from .dispatch import Engine, choose
+
+
+class KLEstimate(NamedTuple):
+    """What ``kl_estimate`` returns, per element: the value and its derivative with respect to log_probs."""
+
+    value: Array
+    grad: Array
+
+
+def _kinds() -> tuple[str, ...]:
+    from .binding import family
+
+    return family("kl")
+
+
+def kl_divergence(log_probs_p: Array, log_probs_q: Array, *, backend: str | None = None) -> float:
+    """KL(P ‖ Q) from the log-probabilities of all outcomes, summed over every element.
+
+    Σ p (log p − log q),   p = exp(log p)
+
+    Arrays of one shape, in nats; summed in double.  p = 0 adds 0, whatever q; q = 0 < p gives inf; NaN gives NaN; no
+    elements give 0.0.  Raises ValueError for shapes, TypeError for dtypes.
+
+    >>> from math import log
+    >>> from fastalign import kl_divergence
+    >>> round(kl_divergence([log(0.5), log(0.5)], [log(0.25), log(0.75)]), 6)
+    0.143841
+    """
+    engine = choose(backend, log_probs_p, log_probs_q)
+    p, q = arrays.reals(log_probs_p=log_probs_p, log_probs_q=log_probs_q)
+    flat, none = (p.size,), engine.empty((0,), p.dtype, log_probs_p)
+    return engine.pointwise("kl", "p_log_ratio", (p.reshape(flat), q.reshape(flat)), None, (1.0,), (none, none))[0]
+
+
+def kl_estimate(
+    log_probs: Array,
+    ref_log_probs: Array,
+    *,
+    estimator: str = "k3",
+    mask: Array | None = None,
+    backend: str | None = None,
+) -> KLEstimate:
+    """Estimates of KL(π ‖ ref) from sampled tokens, one per token, with their derivatives.
+
+    h = log π − log ref;   k1: h, 1      k2: h²/2, h      k3: exp(−h) − 1 + h, 1 − exp(−h)
+    p_log_ratio: π h, π (h + 1)          (value, ∂/∂ log π)
+
+    Arrays of one shape, in nats; results in their dtype.  Masked elements (0) are not read and give 0.  As a loss k1
+    trains nothing (its expected gradient is 0) and k3 follows KL(ref ‖ π); in a reward only the value matters.
+    Infinities and NaN follow arithmetic.  Raises ValueError for shapes and an unknown estimator.
+    joschu.net/blog/kl-approx.html
+
+    >>> from fastalign import kl_estimate
+    >>> value, grad = kl_estimate([-1.3], [-1.0])
+    >>> float(value[0].round(6)), float(grad[0].round(6))
+    (0.049859, -0.349859)
+    """
+    arrays.choice("estimator", estimator, _kinds())
+    engine = choose(backend, log_probs, ref_log_probs)
+    p, q = arrays.reals(log_probs=log_probs, ref_log_probs=ref_log_probs)
+    value, grad = _elementwise(engine, p, q, estimator, mask, 1.0, log_probs)
+    return KLEstimate(value, grad)
+
+
+def _elementwise(
+    engine: Engine,
+    p: Array,
+    q: Array,
+    estimator: str,
+    mask: Array | None,
+    weight: float,
+    like: Array,
+    *,
+    grad: bool = True,
+) -> tuple[Array, Array | None]:
+    kept = arrays.flags("mask", mask, p.shape)
+    flat = (p.size,)
+    value = engine.empty(flat, p.dtype, like)
+    slope = engine.empty(flat if grad else (0,), p.dtype, like)
+    inputs = (p.reshape(flat), q.reshape(flat))
+    engine.pointwise("kl", estimator, inputs, None if kept is None else kept.reshape(flat), (weight,), (value, slope))
+    return value.reshape(p.shape), slope.reshape(p.shape) if grad else None
+
+
+def kl_penalty_reward(
+    policy_log_probs: Array,
+    ref_log_probs: Array,
+    kl_coef: float = 0.1,
+    *,
+    estimator: str = "p_log_ratio",
+    mask: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """The KL penalty of each token: positive where the policy has moved away, to be subtracted from the reward.
+
+    κ π (log π − log ref); or, by ``estimator``, κ times k1, k2 or k3 (see ``kl_estimate``)
+
+    The default is a summand of the exact divergence, as in the curriculum; for sampled tokens k1 or k3 are the
+    unbiased ones.  π = 0 gives 0.  Shapes, dtypes, masks and errors as in ``kl_estimate``.
+
+    >>> from fastalign import kl_penalty_reward
+    >>> kl_penalty_reward([-1.0], [-1.5], 0.2, estimator="k1").round(6).tolist()
+    [0.1]
+    """
+    arrays.choice("estimator", estimator, _kinds())
+    weight = arrays.number("kl_coef", kl_coef)
+    engine = choose(backend, policy_log_probs, ref_log_probs)
+    p, q = arrays.reals(policy_log_probs=policy_log_probs, ref_log_probs=ref_log_probs)
+    return _elementwise(engine, p, q, estimator, mask, weight, policy_log_probs, grad=False)[0]
+
+
+class AdaptiveKLController:
+    """A KL coefficient that steers the divergence to a target.
+
+    κ ← κ (1 + clip(KL/target − 1, −0.2, 0.2) · steps/horizon)            (arXiv:1909.08593, section 2.2)
+
+    >>> controller = AdaptiveKLController(0.001, target=0.1, horizon=10_000)
+    >>> round(controller.update(0.3, 256), 8)
+    0.00100512
+    """
+
+    def __init__(self, init_kl_coef: float, target: float, horizon: float) -> None:
+        self.value = arrays.number("init_kl_coef", init_kl_coef, 0.0)
+        self.target = arrays.number("target", target, 0.0, above=True)
+        self.horizon = arrays.number("horizon", horizon, 0.0, above=True)
+
+    def update(self, kl: float, n_steps: float) -> float:
+        """Move the coefficient by what ``n_steps`` at divergence ``kl`` tell; return it."""
+        error = arrays.number("kl", kl) / self.target - 1.0
+        clipped = min(max(error, -0.2), 0.2)
+        self.value *= max(0.0, 1.0 + clipped * arrays.number("n_steps", n_steps, 0.0) / self.horizon)
+        return self.value
+
+    def __repr__(self) -> str:
+        return f"AdaptiveKLController(value={self.value!r}, target={self.target!r}, horizon={self.horizon!r})"

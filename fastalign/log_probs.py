@@ -1,0 +1,301 @@
+"""Token log-probabilities from logits, their gradients, and their sums over sequences."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import arrays
+from .arrays import Array, Logits
+from .dispatch import Engine, choose
+
+
+class TokenLogProbs(NamedTuple):
+    """What ``token_log_probs`` returns; each of the shape of the tokens, float32 or float64, in nats."""
+
+    logp: Array
+    lse: Array
+    entropy: Array | None
+
+
+def token_log_probs(
+    logits: Array,
+    tokens: Array,
+    *,
+    temperature: float = 1.0,
+    mask: Array | None = None,
+    ignore_index: int | None = None,
+    entropy: bool = False,
+    backend: str | None = None,
+) -> TokenLogProbs:
+    """Log-probability of each token under its row of logits, with the log-sum-exp and, on request, the entropy.
+
+    z = logits / T,   lse = log Σⱼ exp zⱼ,   logp = z_token − lse,   H = −Σⱼ pⱼ log pⱼ,   p = exp(z − lse)
+
+    logits: (…, V) float64, float32, float16, bfloat16 (ml_dtypes, or its uint16 bits); tokens: (…) integers.  Results
+    in nats, shape (…): float64 for float64 logits, else float32.  mask (1 = counts) and ignore_index skip rows: these
+    are not read, and give 0.  A NaN makes its row NaN; +inf gives lse = +inf and logp, H = NaN; −inf is a
+    probability of 0; a row of nothing but −inf gives lse = −inf and logp, H = NaN.  No rows: empty results.
+
+    Raises IndexError for a token outside [0, V), ValueError for shapes and options, TypeError for dtypes.
+    The shifted sums for H: log S − U/S with S = Σ exp(z−m), U = Σ exp(z−m)(z−m).
+
+    >>> import numpy as np
+    >>> from fastalign import token_log_probs
+    >>> x = np.array([[1.0, 2.0, 3.0, -np.inf, 0.5]])
+    >>> [float(v[0].round(6)) for v in token_log_probs(x, [1], entropy=True)]
+    [-1.460773, 3.460773, 0.993015]
+    """
+    engine = choose(backend, logits, tokens)
+    rows, ids, kept, scale = _prepare(logits, tokens, temperature, mask, ignore_index)
+    shape = rows.shape[:-1]
+    logp, lse = (engine.empty((rows.rows,), rows.real, logits) for _ in range(2))
+    spread = engine.empty((rows.rows,), rows.real, logits) if entropy else None
+    if rows.rows:
+        engine.rows("row_forward", rows.bits, rows.kind, ids, kept, scale, logp, lse, spread)
+    return TokenLogProbs(logp.reshape(shape), lse.reshape(shape), None if spread is None else spread.reshape(shape))
+
+
+def _prepare(
+    logits: Array, tokens: Array, temperature: float, mask: Array | None, ignore_index: int | None
+) -> tuple[Logits, Array, Array | None, float]:
+    rows = Logits(logits)
+    scale = 1.0 / arrays.number("temperature", temperature, 0.0, above=True)
+    ids, kept = arrays.tokens(tokens, rows.shape[:-1], rows.vocabulary, mask, ignore_index)
+    return rows, ids, kept, scale
+
+
+def token_log_probs_grad(
+    logits: Array,
+    tokens: Array,
+    grad_logp: Array,
+    *,
+    lse: Array | None = None,
+    entropy: Array | None = None,
+    grad_entropy: Array | None = None,
+    grad_lse: Array | None = None,
+    temperature: float = 1.0,
+    mask: Array | None = None,
+    ignore_index: int | None = None,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """Gradient with respect to the logits of what ``token_log_probs`` returns.
+
+    ∂/∂logitⱼ = (1/T) [ g_logp ([j = token] − pⱼ) + g_lse pⱼ − g_H pⱼ (log pⱼ + H) ]
+
+    logits, tokens, temperature, mask, ignore_index: as in the forward call; grad_logp, grad_lse, grad_entropy: the
+    derivatives of the loss, of the shape of the tokens.  lse and entropy, saved from the forward call, spare a sweep;
+    without them they are computed again.  Returns (…, V) in the dtype of the logits, rounded once; ``out`` receives it
+    and may be ``logits`` itself.  Skipped rows are not read and get 0.  A logit of −inf gets 0, unless it is the
+    token; a row without probabilities (NaN, +inf, nothing but −inf) gets NaN.
+
+    Raises IndexError for a token outside [0, V), ValueError for shapes, options and overlapping arrays, TypeError for
+    dtypes; then nothing is written.
+
+    >>> import numpy as np
+    >>> from fastalign import token_log_probs_grad
+    >>> x = np.array([[1.0, 2.0, 3.0, -np.inf, 0.5]])
+    >>> token_log_probs_grad(x, [1], [1.0]).round(6).tolist()
+    [[-0.085369, 0.767943, -0.630796, 0.0, -0.051779]]
+    """
+    engine = choose(backend, logits, tokens, grad_logp)
+    rows, ids, kept, scale = _prepare(logits, tokens, temperature, mask, ignore_index)
+    named = {"grad_logp": grad_logp, "grad_lse": grad_lse, "grad_entropy": grad_entropy, "lse": lse, "entropy": entropy}
+    flat = [_like_tokens(name, x, rows) for name, x in named.items()]
+    if flat[0] is None:
+        raise TypeError("grad_logp is None; expected an array")
+    if out is None:
+        target = engine.empty((rows.rows, rows.vocabulary), rows.bits.dtype, logits)
+    else:
+        given = [x for x in (logits, tokens, mask, *named.values()) if x is not None]
+        target = rows.as_rows(arrays.output("out", out, rows.shape, rows.dtype, given, allowed=logits))
+    if rows.rows:
+        engine.rows("row_backward", rows.bits, rows.kind, ids, kept, scale, *flat, target)
+    if out is not None:
+        return out
+    if target.dtype != rows.dtype:
+        target = target.view(rows.dtype)
+    return target.reshape(rows.shape)
+
+
+def _like_tokens(name: str, x: Array | None, rows: Logits) -> Array | None:
+    if x is None:
+        return None
+    x = arrays.take(name, x)
+    if x.shape != rows.shape[:-1]:
+        raise ValueError(f"{name} has shape {x.shape}; expected {rows.shape[:-1]}, the shape of tokens")
+    arrays.real_dtype(name, x.dtype)
+    return arrays.cast_to(name, x, rows.real).reshape((rows.rows,))
+
+
+def selective_log_softmax(
+    logits: Array,
+    index: Array,
+    *,
+    temperature: float = 1.0,
+    mask: Array | None = None,
+    ignore_index: int | None = None,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """Log-softmax of the logits, gathered at one index per row: ``token_log_probs(...).logp``.
+
+    logp = z_index − log Σⱼ exp zⱼ,   z = logits / T
+
+    index: the shape of the logits without their last axis (several indices per row: ValueError).  Half precision gives
+    float32.  Everything else as in ``token_log_probs``; ``out`` receives the result.
+
+    >>> import numpy as np
+    >>> from fastalign import selective_log_softmax
+    >>> selective_log_softmax(np.zeros((2, 4), np.float32), [0, 3]).tolist()
+    [-1.3862943649291992, -1.3862943649291992]
+    """
+    x = arrays.take("logits", logits)
+    if arrays.take("index", index).ndim == x.ndim and x.ndim > 0:
+        raise ValueError("index has as many axes as logits; expected one fewer (one index per row)")
+    if out is None:
+        return token_log_probs(
+            x, index, temperature=temperature, mask=mask, ignore_index=ignore_index, backend=backend
+        ).logp
+    engine = choose(backend, logits, index)
+    rows, ids, kept, scale = _prepare(x, index, temperature, mask, ignore_index)
+    given = [v for v in (logits, index, mask) if v is not None]
+    logp = arrays.output("out", out, rows.shape[:-1], rows.real, given).reshape((rows.rows,))
+    lse = engine.empty((rows.rows,), rows.real, logits)
+    if rows.rows:
+        engine.rows("row_forward", rows.bits, rows.kind, ids, kept, scale, logp, lse, None)
+    return out
+
+
+def compute_log_probs(
+    logits: Array,
+    tokens: Array,
+    *,
+    mask: Array | None = None,
+    ignore_index: int | None = None,
+    temperature: float = 1.0,
+    backend: str | None = None,
+) -> Array:
+    """Log-probability of each sequence: the sum over its tokens.
+
+    Σₜ log softmax(logitsₜ / T)[tokenₜ]
+
+    logits: (batch, length, V); tokens, mask: (batch, length).  No shift: logits[:, t] predicts tokens[:, t].  Returns
+    (batch,), in nats, summed in double; float64 for float64 logits, else float32.  Special values and errors as in
+    ``token_log_probs``; a sequence without counting tokens gives 0.
+
+    >>> import numpy as np
+    >>> from fastalign import compute_log_probs
+    >>> compute_log_probs(np.zeros((1, 3, 2)), [[0, 1, 1]]).round(6).tolist()
+    [-2.079442]
+    """
+    x = arrays.take("logits", logits)
+    arrays.rank("logits", x, 3)
+    ids = arrays.take("tokens", tokens)
+    logp = token_log_probs(x, ids, temperature=temperature, mask=mask, ignore_index=ignore_index, backend=backend).logp
+    # Skipped tokens have a log-probability of 0 already: the plain sum is the masked one.
+    return sequence_log_probs(logp, backend=backend)
+
+
+def _segments(n: int, shape: tuple[int, ...], cu_seqlens: Array | None) -> np.ndarray:
+    if cu_seqlens is not None:
+        if len(shape) != 1:
+            raise ValueError(f"logp has shape {shape}; expected one axis with cu_seqlens")
+        return arrays.offsets(cu_seqlens, n)
+    if len(shape) != 2:
+        raise ValueError(f"logp has shape {shape}; expected (batch, length), or one axis with cu_seqlens")
+    return np.arange(shape[0] + 1, dtype=np.int64) * shape[1]
+
+
+def _reduce(
+    engine: Engine, logp: Array, offsets: np.ndarray, kept: Array | None, mean: bool, like: Any
+) -> tuple[Array, Array]:
+    sums = engine.empty((len(offsets) - 1,), logp.dtype, like)
+    counts = engine.empty((len(offsets) - 1,), np.dtype(np.int64), like)
+    if len(offsets) > 1:
+        engine.group_reduce(logp, engine.place(offsets), kept, mean, sums, counts)
+    return sums, counts
+
+
+def sequence_log_probs(
+    logp: Array,
+    *,
+    mask: Array | None = None,
+    cu_seqlens: Array | None = None,
+    reduction: str = "sum",
+    backend: str | None = None,
+) -> Array:
+    """Sum or mean of the token log-probabilities of each sequence.
+
+    sum: Σₜ mₜ ℓₜ      mean: Σₜ mₜ ℓₜ / max(Σₜ mₜ, 1)
+
+    logp, mask: (batch, length), or packed: one axis, with cu_seqlens (batch + 1) from 0 to the number of elements.
+    Returns (batch,), in nats, in the dtype of logp, summed in double in the order of the tokens, so that padded and
+    packed sequences agree to the last bit.  Masked elements (0) are not read; a sequence without others gives 0.  NaN
+    and infinities follow arithmetic.  Raises ValueError for shapes and cu_seqlens, TypeError for dtypes.
+
+    >>> from fastalign import sequence_log_probs
+    >>> sequence_log_probs([[-1.0, -2.0], [-4.0, 9.0]], mask=[[1, 1], [1, 0]], reduction="mean").tolist()
+    [-1.5, -4.0]
+    >>> sequence_log_probs([-1.0, -2.0, -4.0], cu_seqlens=[0, 2, 3]).tolist()
+    [-3.0, -4.0]
+    """
+    mean = arrays.choice("reduction", reduction, ("sum", "mean")) == "mean"
+    engine = choose(backend, logp)
+    (x,) = arrays.reals(logp=logp)
+    offsets = _segments(x.size, x.shape, cu_seqlens)
+    kept = arrays.flags("mask", mask, x.shape)
+    flat = (x.size,)
+    return _reduce(engine, x.reshape(flat), offsets, None if kept is None else kept.reshape(flat), mean, logp)[0]
+
+
+def sequence_log_probs_grad(
+    grad: Array,
+    shape: tuple[int, ...] | None = None,
+    *,
+    mask: Array | None = None,
+    cu_seqlens: Array | None = None,
+    reduction: str = "sum",
+    backend: str | None = None,
+) -> Array:
+    """Gradient with respect to the token log-probabilities: each sequence's derivative spread over its tokens.
+
+    sum: gᵦ mₜ      mean: gᵦ mₜ / max(Σₜ mₜ, 1)
+
+    grad: (batch,).  The shape of logp is that of ``mask``, (batch, length), or the packed one of cu_seqlens; without
+    either pass ``shape``.  Returns that shape, in the dtype of grad; 0 where masked.  Raises ValueError for shapes.
+
+    >>> from fastalign import sequence_log_probs_grad
+    >>> sequence_log_probs_grad([1.0, 3.0], mask=[[1, 1], [1, 0]], reduction="mean").tolist()
+    [[0.5, 0.5], [3.0, 0.0]]
+    """
+    mean = arrays.choice("reduction", reduction, ("sum", "mean")) == "mean"
+    engine = choose(backend, grad)
+    (g,) = arrays.reals(grad=grad)
+    arrays.rank("grad", g, 1)
+    if shape is None:
+        if mask is not None:
+            shape = arrays.take("mask", mask).shape
+        elif cu_seqlens is not None:
+            shape = (int(arrays.take("cu_seqlens", cu_seqlens)[-1]),)
+        else:
+            raise ValueError("the shape of logp is unknown; pass mask, cu_seqlens or shape")
+    shape = tuple(shape)
+    n = int(np.prod(shape, dtype=np.int64))
+    offsets = _segments(n, shape, cu_seqlens)
+    if len(offsets) - 1 != g.size:
+        raise ValueError(f"grad has shape {g.shape}; expected ({len(offsets) - 1},), one per sequence")
+    kept = arrays.flags("mask", mask, shape)
+    kept = None if kept is None else kept.reshape((n,))
+    out = engine.empty((n,), g.dtype, grad)
+    if n:
+        counts = engine.place(_counts(offsets, engine, kept))
+        engine.group_spread(g, engine.place(offsets), kept, mean, counts, out)
+    return out.reshape(shape)
+
+
+def _counts(offsets: np.ndarray, engine: Engine, kept: Array | None) -> np.ndarray:
+    if kept is None:
+        return np.diff(offsets)
+    ranks = np.concatenate([[0], np.cumsum(engine.host(kept), dtype=np.int64)])[offsets]
+    return np.ascontiguousarray(np.diff(ranks))

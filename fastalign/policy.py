@@ -1,0 +1,113 @@
+"""Policy-gradient losses on token log-probabilities."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from . import arrays
+from .arrays import Array
+from .dispatch import Engine, choose
+
+
+class PolicyLoss(NamedTuple):
+    """What ``policy_loss`` returns; the gradient has the shape of log_probs."""
+
+    loss: float
+    grad_log_probs: Array
+    metrics: dict[str, float]
+
+
+RATES = ("approx_kl", "clip_ratio/region_mean", "clipfrac", "ratio_mean", "ratio_max")
+
+
+def _kinds() -> tuple[str, ...]:
+    from .binding import family
+
+    return family("policy")
+
+
+def policy_loss(
+    log_probs: Array,
+    old_log_probs: Array,
+    advantages: Array,
+    *,
+    mask: Array | None = None,
+    loss_type: str = "ppo",
+    clip_low: float = 0.2,
+    clip_high: float | None = None,
+    log_ratio_clamp: float | None = 20.0,
+    aggregation: str = "token_mean",
+    backend: str | None = None,
+) -> PolicyLoss:
+    """Policy-gradient loss of tokens or actions, with its gradient and metrics, in one pass.
+
+    Δ = log π − log π_old,   r = exp Δ
+    ppo (arXiv:1707.06347, eq. 7):  −min(r A, clip(r, 1 − ε_low, 1 + ε_high) A)
+
+    Arrays of one shape, in nats.  clip_high=None means clip_low.  Δ is bounded to ±log_ratio_clamp, with derivative 0
+    beyond (None: not bounded).  aggregation: "token_mean", the mean over what the mask (1 = counts) keeps, or
+    "token_sum".  Returns the loss (a float, summed in double), ∂loss/∂log_probs in the inputs' dtype (half precision:
+    float32), and means over the kept elements: approx_kl (k3 of π_old ‖ π: r − 1 − Δ), clip_ratio/region_mean (the
+    clip binds: its branch is the minimum), clipfrac (r outside the range), ratio_mean; and ratio_max.
+    The gradient is −r A wherever the unclipped branch is the minimum, also outside the range; at the bounds themselves
+    it passes; A = 0 gives 0.  Masked elements are not read and get 0.  NaN propagates to the loss and its element.
+    Nothing kept: loss 0.0, gradients 0, metrics NaN.  Raises ValueError for shapes and options, TypeError for dtypes.
+
+    >>> from fastalign import policy_loss
+    >>> r = policy_loss([-1.5, -2.5], [-2.0, -2.0], [1.0, 1.0], clip_high=0.28)
+    >>> round(r.loss, 6), r.grad_log_probs.round(6).tolist(), r.metrics["clipfrac"]
+    (-0.943265, [0.0, -0.303265], 1.0)
+    """
+    arrays.choice("loss_type", loss_type, _kinds())
+    arrays.choice("aggregation", aggregation, ("token_mean", "token_sum"))
+    low = arrays.number("clip_low", clip_low, 0.0)
+    high = low if clip_high is None else arrays.number("clip_high", clip_high, 0.0)
+    bound = math.inf if log_ratio_clamp is None else arrays.number("log_ratio_clamp", log_ratio_clamp, 0.0, above=True)
+    engine = choose(backend, log_probs, old_log_probs, advantages)
+    new, old, adv = arrays.reals(log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
+    kept = arrays.flags("mask", mask, new.shape)
+    n = new.size if kept is None else _count(engine, kept)
+    flat = (new.size,)
+    grad = engine.empty(flat, new.dtype, log_probs)
+    inputs = (new.reshape(flat), old.reshape(flat), adv.reshape(flat))
+    kept = None if kept is None else kept.reshape(flat)
+    weight = 1.0 / n if n and aggregation == "token_mean" else 1.0
+    tallies = engine.pointwise("policy", loss_type, inputs, kept, (low, high, bound, weight), (grad,))
+    loss = tallies[0] * weight
+    rates = [*(x / n for x in tallies[1:5]), tallies[5]] if n else [math.nan] * 5
+    return PolicyLoss(loss, grad.reshape(new.shape), dict(zip(RATES, rates, strict=True)))
+
+
+def _count(engine: Engine, kept: Array) -> int:
+    return int(np.count_nonzero(engine.host(kept)))
+
+
+def ppo_loss(
+    new_log_probs: Array,
+    old_log_probs: Array,
+    advantages: Array,
+    clip_ratio: float = 0.2,
+    *,
+    mask: Array | None = None,
+    backend: str | None = None,
+) -> tuple[float, Array]:
+    """(loss, ∂loss/∂new_log_probs) of PPO's clipped surrogate, averaged over all elements.
+
+    −mean min(r A, clip(r, 1 − ε, 1 + ε) A),   r = exp(new − old)            (arXiv:1707.06347, eq. 7)
+
+    The curriculum's own gradient is 0 wherever r leaves the clip range.  That is not the derivative of its loss: for
+    A > 0 and r < 1 − ε, and for A < 0 and r > 1 + ε, the unclipped branch is the minimum and −r A / N its slope, which
+    is what this returns.  The log-ratio is not bounded here.  Arrays, masks, NaN, empty inputs and errors as in
+    ``policy_loss``.
+
+    >>> from fastalign import ppo_loss
+    >>> loss, grad = ppo_loss([-2.5, -1.5], [-2.0, -2.0], [1.0, 1.0])
+    >>> round(loss, 6), grad.round(6).tolist()
+    (-0.903265, [-0.303265, 0.0])
+    """
+    clip = arrays.number("clip_ratio", clip_ratio, 0.0)
+    result = policy_loss(
+        new_log_probs, old_log_probs, advantages, mask=mask, clip_low=clip, log_ratio_clamp=None, backend=backend
+    )
+    return result.loss, result.grad_log_probs

@@ -1,0 +1,51 @@
+"""policy_*: policy-gradient losses of one token.  Each returns the value and ∂/∂log_prob."""
+
+import math
+
+from .elementary import clamp, inside
+
+
+def policy_ppo(
+    log_prob: float, old_log_prob: float, advantage: float, clip_low: float, clip_high: float, log_ratio_clamp: float
+) -> tuple[float, float]:
+    """−min(rA, clip(r, 1−ε_l, 1+ε_h) A), r = exp(log_prob − old_log_prob); PPO, arXiv:1707.06347, eq. 7.
+
+    The derivative is −rA wherever the unclipped branch is the minimum, not merely inside the clip range; at the
+    bounds themselves it passes.  A = 0 gives 0 also where r is infinite.
+    """
+    log_ratio = log_prob - old_log_prob
+    ratio = math.exp(clamp(log_ratio, -log_ratio_clamp, log_ratio_clamp))
+    bounded = clamp(ratio, 1.0 - clip_low, 1.0 + clip_high)
+    surrogate = ratio * advantage if advantage != 0.0 else 0.0
+    clipped = bounded * advantage if advantage != 0.0 else 0.0
+    value = -clipped if surrogate > clipped else -surrogate
+    slope = 0.0 if surrogate > clipped else -surrogate * inside(log_ratio, log_ratio_clamp)
+    return value, slope
+
+
+def frame_policy(
+    log_prob: float,
+    old_log_prob: float,
+    advantage: float,
+    clip_low: float,
+    clip_high: float,
+    log_ratio_clamp: float,
+    weight: float,
+) -> tuple[float, float, float, float, float, float, float]:
+    value, slope = rule(log_prob, old_log_prob, advantage, clip_low, clip_high, log_ratio_clamp)  # noqa: F821
+    log_ratio = clamp(log_prob - old_log_prob, -log_ratio_clamp, log_ratio_clamp)
+    ratio = math.exp(log_ratio)
+    above = 1.0 if ratio > 1.0 + clip_high else 0.0
+    below = 1.0 if ratio < 1.0 - clip_low else 0.0
+    binding = above if advantage > 0.0 else (below if advantage < 0.0 else 0.0)
+    # k3 of KL(old ‖ new) with samples of old: (r − 1) − log r, by expm1 since r − 1 cancels near 1.
+    approx_kl = math.expm1(log_ratio) - log_ratio
+    return (
+        weight * slope,
+        value,
+        approx_kl,
+        binding,
+        above + below,
+        ratio,
+        ratio,
+    )

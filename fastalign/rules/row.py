@@ -1,0 +1,21 @@
+"""row_*: what a row of logits z yields from its sums S = Σ exp(z−m) and U = Σ exp(z−m)(z−m)."""
+
+import math
+
+
+def row_entropy(total: float, weighted: float) -> float:
+    """H = log S − U/S.  From shifted sums: lse − Σ p z loses 2.3 nats at offset 1e4 in float32."""
+    return math.log(total) - weighted / total
+
+
+def row_slope(
+    grad_logp: float, grad_lse: float, grad_entropy: float, entropy: float, scale: float
+) -> tuple[float, float]:
+    """(a, b) with ∂/∂logit_j = p_j (a + b log p_j) + grad_logp·scale·[j is the token].
+
+    From ∂logp/∂z_j = [j=y] − p_j, ∂lse/∂z_j = p_j, ∂H/∂z_j = −p_j (log p_j + H); scale = ∂z/∂logit = 1/temperature.
+    A grad_entropy of 0 must not meet an entropy of NaN.
+    """
+    curve = -grad_entropy * scale
+    bend = curve * entropy if grad_entropy != 0.0 else 0.0
+    return (grad_lse - grad_logp) * scale + bend, curve

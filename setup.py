@@ -1,0 +1,131 @@
+"""Build the extensions: the rules are written out as a Cython include, then compiled for several instruction sets.
+
+FASTALIGN_BUILD_ISA=baseline,avx2,avx512 (any of them) restricts what is built; FASTALIGN_NO_EXT=1 builds nothing.
+Where there is no C compiler the package installs without extensions and computes with Numba or NumPy.
+"""
+
+import importlib.util
+import os
+import platform
+import sys
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+HERE = Path(__file__).resolve().parent
+SOURCES = HERE / "src_ext"
+GENERATED = SOURCES / "generated"
+X86 = platform.machine().lower() in ("x86_64", "amd64", "i686", "x86")
+
+# In this order: -fno-fast-math last would undo the two flags after it.  It also stands at the link line, where gcc 12
+# answers -ffast-math, which setuptools passes on from CFLAGS, with start-up code that flushes subnormals for the
+# whole process.  -fno-associative-math and -fno-finite-math-only are in it; -O3 against a user's -O0.
+COMPILE = [
+    "-O3", "-fno-fast-math", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-ffp-contract=fast",
+    "-g0", "-fvisibility=hidden", "-Wno-unused-function",
+]  # fmt: skip
+LINK = ["-fno-fast-math"]
+MSVC = ["/O2", "/fp:precise"]
+
+ISAS = {
+    "baseline": ([], []),
+    "avx2": (["-mavx2", "-mfma", "-mf16c"], ["/arch:AVX2"]),
+    "avx512": (
+        ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl",
+         "-mprefer-vector-width=512"],
+        ["/arch:AVX512"],
+    ),
+}  # fmt: skip
+DIRECTIVES = {
+    "language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True, "initializedcheck": False,
+    "freethreading_compatible": True,
+}  # fmt: skip
+
+
+def load(name: str, path: Path):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def stamp() -> str:
+    """As in fastalign/binding.py, which cannot be imported before the package is."""
+    rules = HERE / "fastalign" / "rules"
+    crc = 0
+    for file in ("__init__", *load("fastalign_rules", rules / "__init__.py").FILES):
+        crc = zlib.crc32((rules / f"{file}.py").read_bytes(), crc)
+    return f"{crc:08x}"
+
+
+def write(path: Path, text: str) -> None:
+    """Only what changed, so that nothing else is compiled again."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def isas() -> list[str]:
+    names = list(ISAS) if X86 else ["baseline"]
+    asked = os.environ.get("FASTALIGN_BUILD_ISA")
+    if not asked:
+        return names
+    chosen = [name.strip() for name in asked.split(",")]
+    unknown = [name for name in chosen if name not in names]
+    if unknown:
+        raise SystemExit(f"FASTALIGN_BUILD_ISA: {unknown[0]!r} is not one of {', '.join(names)}")
+    return chosen
+
+
+def extensions() -> list[Extension]:
+    from Cython.Build import cythonize
+
+    GENERATED.mkdir(exist_ok=True)
+    write(GENERATED / "rules.pxi", load("fastalign_translate", SOURCES / "translate.py").translate(stamp()))
+    depends = [str(p.relative_to(HERE)) for p in sorted(SOURCES.glob("*")) if p.is_file()] + ["setup.py"]
+    found = [Extension("fastalign._cpu", ["src_ext/cpu.pyx"], depends=depends)]
+    for isa in isas():
+        source = GENERATED / f"core_{isa}.pyx"
+        write(source, f'"""The kernels, built for {isa}."""\n\ninclude "kernels.pxi"\n')
+        name = f"fastalign._core_{isa}"
+        depends_too = [*depends, "src_ext/generated/rules.pxi"]
+        found.append(Extension(name, [str(source.relative_to(HERE))], include_dirs=["src_ext"], depends=depends_too))
+    return cythonize(
+        found, compiler_directives=DIRECTIVES, include_path=[str(SOURCES), str(GENERATED)], language_level=3, quiet=True
+    )
+
+
+class Build(build_ext):
+    """Flags by compiler, the instruction sets side by side, and an installation also where nothing compiles."""
+
+    def build_extensions(self) -> None:
+        msvc = self.compiler.compiler_type == "msvc"
+        for extension in self.extensions:
+            isa = extension.name.removeprefix("fastalign._core_") if "_core_" in extension.name else "baseline"
+            extension.extra_compile_args = MSVC + ISAS[isa][1] if msvc else COMPILE + ISAS[isa][0]
+            extension.extra_link_args = [] if msvc else list(LINK)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            built = list(pool.map(self.build_or_none, self.extensions))
+        # What cannot be built is left out; the package then says why it computes with something else.
+        self.extensions = [extension for extension in built if extension]
+
+    def build_or_none(self, extension: Extension) -> Extension | None:
+        from setuptools.errors import CCompilerError, CompileError, ExecError, PlatformError
+
+        try:
+            self.build_extension(extension)
+        except (CCompilerError, CompileError, ExecError, PlatformError, OSError) as error:
+            if os.environ.get("FASTALIGN_REQUIRE_EXT") == "1":
+                raise
+            print(f"fastalign: {extension.name} was not built ({error}); Numba or NumPy will compute", file=sys.stderr)
+            return None
+        return extension
+
+
+if os.environ.get("FASTALIGN_NO_EXT") == "1":
+    setup()
+else:
+    setup(ext_modules=extensions(), cmdclass={"build_ext": Build})

@@ -1,0 +1,59 @@
+"""The extension's own exp, expm1, log and log1p against 50 digits and at the ends of their domains, in every build."""
+
+import mpmath
+import numpy as np
+import pytest
+
+from fastalign.backends import cython_cpu
+
+RNG = np.random.default_rng(0)
+NEAR_ZERO = np.concatenate([10.0 ** RNG.uniform(-300, 0, 400), -(10.0 ** RNG.uniform(-18, -1e-9, 400))])
+ARGUMENTS = {
+    "exp": np.concatenate([RNG.uniform(-708, 709.7, 500), RNG.uniform(-1, 1, 500), NEAR_ZERO]),
+    "expm1": np.concatenate([RNG.uniform(-50, 709, 500), RNG.uniform(-1, 1, 500), NEAR_ZERO]),
+    "log": np.concatenate([10.0 ** RNG.uniform(-322, 308, 500), RNG.uniform(0.5, 2, 500), 1 + np.abs(NEAR_ZERO)]),
+    "log1p": np.concatenate([10.0 ** RNG.uniform(-320, 300, 500), RNG.uniform(-0.9, 2, 500), NEAR_ZERO]),
+}
+ENDS = np.array(
+    [0.0, -0.0, np.inf, -np.inf, np.nan, -1.0, -2.0, 710.0, 709.78, -745.13, -746.0, 1e308, 5e-324, -5e-324]
+)
+MOST_ULP = 2.0
+
+
+@pytest.fixture(params=cython_cpu.ISAS)
+def core(request):
+    try:
+        return cython_cpu.load(request.param)
+    except ImportError as error:
+        pytest.skip(str(error))
+
+
+def compute(core, name, x):
+    out = np.full_like(x, 7.0)
+    core.vecmath_values(name, x, out)
+    return out
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_error_in_ulp(core, name):
+    x = ARGUMENTS[name]
+    with mpmath.workdps(50):
+        exact = [getattr(mpmath, name)(mpmath.mpf(float(v))) for v in x]
+        spacing = np.spacing(np.abs(np.array([float(v) for v in exact])))
+        error = [float(abs(mpmath.mpf(float(y)) - t)) for y, t in zip(compute(core, name, x), exact, strict=True)]
+    worst = np.argmax(error / spacing)
+    assert (error / spacing)[worst] <= MOST_ULP, f"{name}({x[worst]!r}) is off by {(error / spacing)[worst]:.2f} ulp"
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_ends_of_the_domain(core, name):
+    with np.errstate(all="ignore"):
+        want = getattr(np, name)(ENDS)
+    got = compute(core, name, ENDS)
+    np.testing.assert_allclose(got, want, rtol=1e-15, atol=0)
+    assert np.array_equal(np.signbit(got[want == 0]), np.signbit(want[want == 0]))
+
+
+def test_subnormal_results_survive(core):
+    x = np.linspace(-745.0, -709.0, 50)
+    np.testing.assert_allclose(compute(core, "exp", x), np.exp(x), rtol=4e-16, atol=5e-324)
