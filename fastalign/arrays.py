@@ -6,6 +6,7 @@ are or refused: a cast would be a hidden copy.  Nothing broadcasts.
 
 import math
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,10 @@ def is_device(x: Any) -> bool:
     return hasattr(x, "__cuda_array_interface__") or getattr(x, "__cuda_ndarray__", False)
 
 
+def _cuda() -> Any:
+    return import_module(f"{__package__}.backends.numba_cuda")
+
+
 def where_is(index: int, shape: tuple[int, ...]) -> str:
     """A flat index as written behind an array's name: "[2, 5]"."""
     return "[" + ", ".join(map(str, np.unravel_index(index, shape))) + "]" if shape else ""
@@ -36,9 +41,7 @@ def take(name: str, x: Any) -> Array:
     if type(x) is np.ndarray:
         return x
     if is_device(x):
-        from .backends import numba_cuda
-
-        return numba_cuda.wrap(x)
+        return _cuda().wrap(x)
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be lost; pass its data and mask=")
     if x is None:
@@ -188,11 +191,9 @@ def _device_tokens(x: Array, vocabulary: int, kept: Any, ignore_index: int | Non
         raise TypeError("ignore_index is for host arrays; on a device pass mask=")
     if x.dtype != np.int64:
         raise TypeError(f"tokens has dtype {x.dtype}; expected int64 (arrays on a device are not cast)")
-    from .backends import numba_cuda
-
     shape = x.shape
     x, kept = x.reshape((x.size,)), None if kept is None else kept.reshape((x.size,))
-    at = numba_cuda.first_bad_token(x, kept, vocabulary)
+    at = _cuda().first_bad_token(x, kept, vocabulary)
     if at >= 0:
         raise IndexError(f"tokens{where_is(at, shape)} is outside the vocabulary; expected 0 <= token < {vocabulary}")
     return x, kept

@@ -55,7 +55,7 @@ def family(prefix: str) -> tuple[str, ...]:
 class Binding:
     """The rules compiled by ``compile``, with ``world`` in place of their globals of those names."""
 
-    def __init__(self, compile: Callable[[FunctionType], Any], **world: Any) -> None:
+    def __init__(self, compile: Callable[[Any], Any], **world: Any) -> None:
         self.compile, self.world = compile, world
         self._space: dict[str, Any] = {}
         plain = {name: f for name, f in _functions().items() if not name.startswith("frame_")}
@@ -72,13 +72,13 @@ class Binding:
         space = {**self._space, "rule": self._space[f"{family}_{kind}"]}
         return self.compile(_clone(frame, space, f"frame_{family}_{kind}"))
 
-    def drive(self, loop: FunctionType, name: str, compile: Callable[..., Any] | None = None, **free: Any) -> Any:
+    def drive(self, loop: Any, name: str, compile: Callable[..., Any] | None = None, **free: Any) -> Any:
         """``loop`` compiled, with its free names meaning what ``free`` says; ``name`` tells its versions apart."""
         clone = _clone(loop, {**loop.__globals__, **free}, f"{loop.__name__}_{name}")
         return (compile or self.compile)(clone)
 
 
-def _clone(function: FunctionType, space: dict[str, Any], name: str) -> FunctionType:
+def _clone(function: Any, space: dict[str, Any], name: str) -> FunctionType:
     # Numba keys its disk cache by qualified name and line, not by the callees: without the stamp an edited rule
     # would be served stale, and two rules would share one entry.
     copy = FunctionType(function.__code__, space, name, function.__defaults__, function.__closure__)
