@@ -59,8 +59,9 @@ def _is_bfloat16(dtype: np.dtype) -> bool:
 
 def real_dtype(name: str, dtype: np.dtype) -> np.dtype:
     """The dtype in which values of ``dtype`` are computed."""
-    if dtype in FLOATS:
-        return dtype.newbyteorder("=")
+    native = dtype.newbyteorder("=")
+    if native in FLOATS:
+        return native
     if dtype.kind in "iub":
         return np.dtype(np.float64)
     if dtype.name in HALVES:

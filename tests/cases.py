@@ -1,0 +1,252 @@
+"""One table of operations, for the tests and for bench/: how to make inputs, how to call, what it must cost at least.
+
+Kinds come from the rules themselves: a new rule is tested and timed without another line here.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import fastalign
+from fastalign.binding import family
+
+HALVES = ("float16", "bfloat16")
+
+
+class Operation(NamedTuple):
+    """make(rng, shape, dtype) -> arguments; call(arguments, backend) -> results."""
+
+    make: Callable[..., dict[str, Any]]
+    call: Callable[..., tuple[Any, ...]]
+    shape: str  # which walk: row, scan, pointwise, group
+    reads: tuple[str, ...]  # arguments read once
+    tolerance: float = 8.0  # in eps of the results' dtype, of the largest result
+
+
+def as_dtype(x, dtype):
+    """bfloat16 as its uint16 bits, by truncation."""
+    if dtype == "bfloat16":
+        return (np.ascontiguousarray(x, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    return x.astype(dtype)
+
+
+def widened(name, x):
+    """The same value in float64: what the truth is computed from."""
+    if not isinstance(x, np.ndarray):
+        return x
+    if name == "logits" and x.dtype == np.uint16:
+        return (x.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return x.astype(np.float64) if x.dtype.kind == "f" else x
+
+
+def truth(operation, arguments):
+    """The results of the float64 reference."""
+    return operation.call({name: widened(name, x) for name, x in arguments.items()}, "numpy")
+
+
+def real(dtype):
+    return np.float64 if dtype == "float64" else np.float32
+
+
+def make_rows(rng, shape, dtype, masked=False):
+    rows, vocabulary = shape
+    return {
+        "logits": as_dtype(rng.standard_normal(shape) * 3, dtype),
+        "tokens": rng.integers(0, vocabulary, rows),
+        "mask": rng.random(rows) < 0.7 if masked else None,
+    }
+
+
+def make_rows_grad(rng, shape, dtype, masked=False):
+    extra = {f"grad_{name}": rng.standard_normal(shape[0]).astype(real(dtype)) for name in ("logp", "lse", "entropy")}
+    return make_rows(rng, shape, dtype, masked) | extra
+
+
+def call_forward(a, backend, **options):
+    return fastalign.token_log_probs(**a, entropy=True, backend=backend, **options)
+
+
+def call_logp(a, backend):
+    return (fastalign.selective_log_softmax(a["logits"], a["tokens"], mask=a["mask"], backend=backend),)
+
+
+def call_backward(a, backend):
+    return (fastalign.token_log_probs_grad(**a, temperature=1.3, backend=backend),)
+
+
+def make_streams(rng, shape, dtype, masked=False):
+    shape = tuple(shape)
+    rewards, values, final = (rng.standard_normal(shape).astype(dtype) for _ in range(3))
+    streams = shape[1] if len(shape) == 2 else 1
+    return {
+        "rewards": rewards,
+        "values": values,
+        "terminated": rng.random(shape) < 0.05,
+        "truncated": rng.random(shape) < 0.05 if masked else None,
+        "final_values": final if masked else None,
+        "mask": rng.random(shape) < 0.7 if masked else None,
+        "last_values": rng.standard_normal(streams).astype(dtype),
+    }
+
+
+def call_gae(a, backend):
+    return fastalign.gae(**a, gamma=0.97, lam=0.9, backend=backend)
+
+
+def call_returns(a, backend):
+    given = {name: x for name, x in a.items() if name not in ("values", "mask")}
+    return (fastalign.discounted_returns(**given, gamma=0.97, backend=backend),)
+
+
+def make_pairs(rng, shape, dtype, masked=False):
+    names = ("policy_chosen_logps", "policy_rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
+    return {name: (rng.standard_normal(shape) * 20 - 100).astype(dtype) for name in names}
+
+
+def call_pairs(kind):
+    def call(a, backend):
+        r = fastalign.preference_loss(**a, loss_type=kind, beta=0.3, label_smoothing=0.1, backend=backend)
+        return (*r[:5], *r.metrics.values())
+
+    return call
+
+
+def make_rewards(rng, shape, dtype, masked=False):
+    return {
+        name: (rng.standard_normal(shape) * 3).astype(dtype) for name in ("reward_chosen", "reward_rejected", "margin")
+    }
+
+
+def call_rewards(a, backend):
+    return fastalign.reward_model_loss(**a, center_coef=0.01, backend=backend)
+
+
+def make_policy(rng, shape, dtype, masked=False):
+    old = rng.standard_normal(shape) - 2
+    return {
+        "log_probs": (old + 0.3 * rng.standard_normal(shape)).astype(dtype),
+        "old_log_probs": old.astype(dtype),
+        "advantages": rng.standard_normal(shape).astype(dtype),
+        "mask": rng.random(shape) < 0.7 if masked else None,
+    }
+
+
+def call_policy(kind):
+    def call(a, backend):
+        r = fastalign.policy_loss(**a, loss_type=kind, clip_high=0.28, backend=backend)
+        return (r.loss, r.grad_log_probs, *r.metrics.values())
+
+    return call
+
+
+def make_kl(rng, shape, dtype, masked=False):
+    return {
+        "log_probs": (rng.standard_normal(shape) - 2).astype(dtype),
+        "ref_log_probs": (rng.standard_normal(shape) - 2).astype(dtype),
+        "mask": rng.random(shape) < 0.7 if masked else None,
+    }
+
+
+def call_kl(kind):
+    return lambda a, backend: fastalign.kl_estimate(**a, estimator=kind, backend=backend)
+
+
+def make_sequences(rng, shape, dtype, masked=False):
+    return {
+        "logp": (rng.standard_normal(shape) - 2).astype(dtype),
+        "mask": rng.random(shape) < 0.7 if masked else None,
+    }
+
+
+def call_sequences(reduction):
+    def call(a, backend):
+        sums = fastalign.sequence_log_probs(**a, reduction=reduction, backend=backend)
+        grad = fastalign.sequence_log_probs_grad(
+            sums, a["logp"].shape, mask=a["mask"], reduction=reduction, backend=backend
+        )
+        return sums, grad
+
+    return call
+
+
+PAIR_READS = ("policy_chosen_logps", "policy_rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
+STREAM_READS = ("rewards", "values", "terminated", "truncated", "final_values", "mask")
+
+OPERATIONS = {
+    "token_log_probs": Operation(make_rows, call_forward, "row", ("logits",), 40),
+    "selective_log_softmax": Operation(make_rows, call_logp, "row", ("logits",), 40),
+    "token_log_probs_grad": Operation(make_rows_grad, call_backward, "row", ("logits",), 40),
+    "gae": Operation(make_streams, call_gae, "scan", STREAM_READS, 16),
+    "discounted_returns": Operation(make_streams, call_returns, "scan", ("rewards", "terminated"), 16),
+    "reward_model_loss": Operation(
+        make_rewards, call_rewards, "pointwise", ("reward_chosen", "reward_rejected", "margin")
+    ),
+    **{
+        f"preference_loss-{kind}": Operation(make_pairs, call_pairs(kind), "pointwise", PAIR_READS)
+        for kind in family("pair")
+    },
+    **{
+        f"policy_loss-{kind}": Operation(
+            make_policy, call_policy(kind), "pointwise", ("log_probs", "old_log_probs", "advantages")
+        )
+        for kind in family("policy")
+    },
+    **{
+        f"kl_estimate-{kind}": Operation(make_kl, call_kl(kind), "pointwise", ("log_probs", "ref_log_probs"))
+        for kind in family("kl")
+    },
+    **{
+        f"sequence_log_probs-{how}": Operation(make_sequences, call_sequences(how), "group", ("logp",))
+        for how in ("sum", "mean")
+    },
+}
+
+# Each shape with its reason.  A row tile is 512, a pointwise tile 128 and block 4096, a scan block 64 streams.
+SHAPES = {
+    "row": {
+        "one": (1, 1),
+        "V=1": (3, 1),
+        "odd": (5, 7),
+        "tile-1": (3, 511),
+        "tile": (3, 512),
+        "tile+1": (3, 513),
+        "long": (2, 5003),
+        "no rows": (0, 9),
+    },
+    "scan": {
+        "one step": (1,),
+        "one stream": (100,),
+        "one step each": (1, 5),
+        "odd": (7, 3),
+        "block-1": (5, 63),
+        "block+1": (5, 65),
+        "no steps": (0,),
+        "no streams": (4, 0),
+    },
+    "pointwise": {
+        "one": (1,),
+        "odd": (7,),
+        "tile+1": (129,),
+        "block": (4096,),
+        "block+1": (4097,),
+        "two axes": (3, 50),
+        "none": (0,),
+    },
+    "group": {"one": (1, 1), "odd": (3, 7), "no sequences": (0, 4), "empty sequences": (4, 0)},
+}
+DTYPES = {
+    "row": ("float32", "float64", "float16", "bfloat16"),
+    "scan": ("float32", "float64"),
+    "pointwise": ("float32", "float64"),
+    "group": ("float32", "float64"),
+}
+
+
+def eps_of(name, dtype, x):
+    """The rounding unit of a result."""
+    if isinstance(x, float):
+        return np.finfo(np.float64).eps if dtype == "float64" else np.finfo(np.float32).eps
+    if x.dtype == np.uint16:
+        return 2.0**-8
+    return float(np.finfo(x.dtype).eps)

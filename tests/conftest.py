@@ -1,0 +1,47 @@
+"""Which backends are tested, and which may not be skipped."""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+import fastalign
+
+REQUIRED = frozenset(filter(None, os.environ.get("FASTALIGN_REQUIRE", "").split(",")))
+HOST_BACKENDS = ("numpy", "cython", "numba")
+COMPILED = ("cython", "numba")
+
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=40, database=None)
+settings.register_profile("here", deadline=None, max_examples=40, database=None)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+def need(name, reason):
+    """Skip with the reason, or fail where FASTALIGN_REQUIRE names what is missing."""
+    if reason is None:
+        return
+    if name in REQUIRED:
+        pytest.fail(f"FASTALIGN_REQUIRE names {name}, which is unavailable: {reason}")
+    pytest.skip(f"{name}: {reason}")
+
+
+def usable(name):
+    need(name, fastalign.available_backends()[name])
+    return name
+
+
+@pytest.fixture(params=HOST_BACKENDS)
+def backend(request):
+    return usable(request.param)
+
+
+@pytest.fixture(params=COMPILED)
+def compiled(request):
+    return usable(request.param)
+
+
+@pytest.fixture
+def threads():
+    """Set the number of threads; put the former choice back."""
+    yield fastalign.set_num_threads
+    fastalign.set_num_threads(None)
