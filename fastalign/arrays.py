@@ -138,11 +138,12 @@ class Logits:
             raise TypeError(
                 f"logits has dtype {x.dtype}; expected float64, float32, float16, bfloat16 or its uint16 bits"
             )
-        self.kind, self.shape, self.vocabulary = kind, x.shape, x.shape[-1]
+        self.kind, self.shape = kind, tuple(x.shape)
+        self.vocabulary = self.shape[-1]
         self.real = np.dtype(np.float64 if kind == "f64" else np.float32)
-        if self.vocabulary == 0 and x.size == 0 and math.prod(x.shape[:-1]):
+        if self.vocabulary == 0 and x.size == 0 and math.prod(self.shape[:-1]):
             raise ValueError(f"logits has shape {x.shape}; the vocabulary is empty")
-        self.rows = math.prod(x.shape[:-1])
+        self.rows = math.prod(self.shape[:-1])
         self.bits = self.as_rows(cast_to("logits", x, self.dtype))
 
     def as_rows(self, x: Array) -> Array:
