@@ -1,7 +1,7 @@
 """The shapes, compiled for one instruction set.  Arrays arrive checked; nothing is allocated or returned."""
 
 from libc.math cimport NAN, exp, isfinite, log
-from libc.string cimport memset
+from libc.string cimport memchr, memset
 
 cdef extern from "pointwise.h" nogil:
     enum: FA_BLOCK
@@ -49,6 +49,8 @@ cdef extern from "rows.h" nogil:
 
 cdef enum:
     SCAN_WIDTH = 64  # streams at once: carry and next value stay in L1
+    SCAN_CHAINS = 3  # of one stream; 2 and 4 are as fast within 5 %, for want of registers
+    SCAN_WORTH = 512  # steps: below, looking for chains costs more than they save
 
 ctypedef struct fa_scan:
     const void *rewards
@@ -65,6 +67,31 @@ ctypedef struct fa_scan:
     Py_ssize_t steps, streams, time_stride, stream_stride
 
 ctypedef void (*scan_loop)(const fa_scan *work) noexcept nogil
+
+
+cdef Py_ssize_t scan_chains(const unsigned char *terminated, Py_ssize_t n, Py_ssize_t *tops,
+                            Py_ssize_t *bottoms) noexcept nogil:
+    """Steps n - 1 ... 0 as chains tops[k] ... bottoms[k], all but the first from the end of an episode; returns the
+    length of the shortest, 0 if there are too few ends."""
+    cdef Py_ssize_t above = n - 1, from_, shared = n
+    cdef const unsigned char *end
+    cdef int k
+    if n < SCAN_WORTH:
+        return 0
+    tops[0] = above
+    for k in range(1, SCAN_CHAINS):
+        from_ = n * (SCAN_CHAINS - k) // SCAN_CHAINS
+        end = <const unsigned char *> memchr(terminated + from_, 1, above - from_) if from_ < above else NULL
+        if end == NULL:
+            return 0
+        tops[k] = end - terminated
+        bottoms[k - 1] = tops[k] + 1
+        above = tops[k]
+    bottoms[SCAN_CHAINS - 1] = 0
+    for k in range(SCAN_CHAINS):
+        shared = min(shared, tops[k] - bottoms[k] + 1)
+    return shared
+
 
 include "rules.pxi"
 
