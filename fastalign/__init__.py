@@ -1,7 +1,7 @@
 """fastalign: log-probabilities, advantages, preference and policy losses, with their gradients, from NumPy arrays."""
 
 from .advantages import PPOBuffer, discounted_returns, gae
-from .dispatch import available_backends, warmup
+from .dispatch import available_backends, check_environment, warmup
 from .divergence import AdaptiveKLController, KLEstimate, kl_divergence, kl_estimate, kl_penalty_reward
 from .log_probs import (
     TokenLogProbs,
@@ -53,3 +53,6 @@ __all__ = [
     "token_log_probs_grad",
     "warmup",
 ]
+
+check_environment()
+del check_environment

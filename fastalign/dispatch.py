@@ -55,6 +55,19 @@ def _module(name: str) -> ModuleType:
     return import_module(f"{__package__}.backends.{MODULES[name]}")
 
 
+def check_environment() -> None:
+    """Raise ValueError for a FASTALIGN_* variable that means nothing, or an instruction set the processor lacks."""
+    _known(os.environ.get("FASTALIGN_BACKEND") or None, "FASTALIGN_BACKEND")
+    threads.thread_count_and_source()
+    if os.environ.get("FASTALIGN_ISA"):
+        _module("cython").check_environment()
+
+
+def _known(backend: str | None, source: str) -> None:
+    if backend is not None and backend not in MODULES:
+        raise ValueError(f"{source} is {backend!r}; expected one of {', '.join(map(repr, MODULES))}")
+
+
 def warmup(backend: str | None = None) -> None:
     """Load or compile what the first calls of ``backend`` would wait for; None: the default one.
 
@@ -76,8 +89,7 @@ def choose(backend: str | None, *arrays: Any) -> "Engine":
     on_device = any(map(is_device, arrays)) if arrays else False
     if backend is None:
         return _engine("cuda", True) if on_device else _automatic()
-    if backend not in MODULES:
-        raise ValueError(f"{source} is {backend!r}; expected one of {', '.join(map(repr, MODULES))}")
+    _known(backend, source)
     if on_device and backend != "cuda":
         raise ValueError(f"{source} is {backend!r}, but an array lies on a device; copy it to the host, or use 'cuda'")
     return _engine(backend, on_device)

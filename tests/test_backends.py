@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from cases import DTYPES, OPERATIONS, SHAPES, eps_of, truth, widened
+
+from fastalign.cases import DTYPES, OPERATIONS, SHAPES, disagreement, truth
 
 GRID = [
     pytest.param(
@@ -21,19 +22,8 @@ def inputs(name, label, dtype, masked):
 
 
 def agree(name, dtype, got, want, note=""):
-    """Within the operation's tolerance of the largest result.
-
-    A metric is a mean of terms of either sign, with the rounding of terms of order one: there that is the least scale.
-    """
-    assert len(got) == len(want)
-    for k, (g, w) in enumerate(zip(got, want, strict=True)):
-        eps = eps_of(name, dtype, g)
-        tolerance = OPERATIONS[name].tolerance * eps if eps < 1e-4 else eps
-        least = 1.0 if isinstance(g, float) else 1e-3
-        g, w = widened("logits", np.asarray(g)), np.asarray(w)
-        assert g.shape == w.shape
-        scale = max(least, float(np.abs(w[np.isfinite(w)]).max(initial=0)))
-        np.testing.assert_allclose(g, w, rtol=tolerance, atol=tolerance * scale, err_msg=f"result {k} {note}")
+    found = disagreement(name, dtype, got, want)
+    assert found is None, f"{found} {note}"
 
 
 @pytest.mark.parametrize("name, label, dtype, masked", GRID)

@@ -13,13 +13,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cases import OPERATIONS
 from conftest import need
 
 import fastalign
 from fastalign.backends import numba_cuda
 from fastalign.backends.numba_cuda import memory
 from fastalign.binding import FAMILIES, family
+from fastalign.cases import OPERATIONS
 
 HERE = Path(__file__).parent / "cuda"
 CAPABILITIES = ("8.0", "9.0")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import PreferencePair
 from . import kernels_table, plot, synthetic
 from .compare import comparison
 from .course import Course
@@ -36,14 +35,18 @@ def _run(data: Path | None, seed: int, settings: Settings, picture: Path | None)
         raise DataError(f"--seed is {seed}; expected 0 or more")
     if picture is not None:
         plot.check(picture)
-    heading("fastalign demo: from preferences to aligned language models")
     best, worth = None, None
-    if data is None:
+    found = None if data is None else read_pairs(data)
+    heading("fastalign demo: from preferences to aligned language models")
+    if found is None:
         pairs = synthetic.generate_pairs(settings.synthetic_pairs, np.random.default_rng(seed))
         best, worth = synthetic.best_accuracy(pairs), synthetic.worth
         say(f"{len(pairs)} generated preference pairs, seed {seed}")
     else:
-        pairs = _read(data)
+        pairs = found.pairs
+        say(f"{len(pairs)} preference pairs from {data}")
+        if skipped := found.skipped_line():
+            say(skipped)
     outcome = teach(pairs, settings, seed, worth=worth, listener=_Reporter(settings, best))
     _conclude(outcome, settings, seed, data is None)
     if picture is not None:
@@ -51,15 +54,6 @@ def _run(data: Path | None, seed: int, settings: Settings, picture: Path | None)
         say(f"\nlearning curves: {picture}")
     say(f"\n{time.perf_counter() - start:.0f} s in all")
     return 0
-
-
-def _read(path: Path) -> list[PreferencePair]:
-    found = read_pairs(path)
-    say(f"{len(found.pairs)} preference pairs from {path}")
-    skipped = found.skipped_line()
-    if skipped:
-        say(skipped)
-    return found.pairs
 
 
 class _Reporter(Listener):

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import numpy as np
 
 from .. import DPOTrainer, sequence_log_probs, sequence_log_probs_grad
+from ..progress import stage
 from .course import Course, mark_steps
 from .exam import Marks
 from .learning import LARGEST_NORM, Corpus, forward, sequence_logps
 from .model import LanguageModel
 from .optimiser import Adam
-from .progress import stage
 from .settings import Settings
 from .tokens import join
 

@@ -21,7 +21,7 @@ from .. import (
     token_log_probs,
     token_log_probs_grad,
 )
-from .progress import stage
+from ..progress import stage
 from .report import table
 from .settings import Settings
 

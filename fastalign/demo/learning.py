@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import PreferencePair, TokenLogProbs, compute_log_probs, token_log_probs, token_log_probs_grad
+from ..progress import stage
 from .model import LanguageModel, Trace
 from .optimiser import Adam
-from .progress import stage
 from .settings import Settings
 from .tokens import Answers, Vocabulary, Widths, encode_answers, encode_prompts, join, widths_of
 

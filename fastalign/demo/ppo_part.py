@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import AdaptiveKLController, gae, kl_penalty_reward, policy_loss, token_log_probs
+from ..progress import stage
 from .course import Course, mark_steps
 from .exam import Marks, Scorer
 from .learning import LARGEST_NORM, Corpus, forward
 from .model import LanguageModel
 from .optimiser import Adam
-from .progress import stage
 from .settings import Settings
 from .tokens import Answers
 

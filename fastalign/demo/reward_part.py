@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import PreferencePair, RewardModel, reward_model_loss
+from ..progress import stage
 from .features import COLUMNS, HashedTexts, hash_texts
 from .optimiser import Adam
-from .progress import stage
 from .settings import Settings
 from .statistics import wilson_interval
 

@@ -17,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import simwarp  # noqa: F401  adds the warp operations
-from cases import OPERATIONS, truth
 from numba import cuda
 from test_backends import agree
 
 import fastalign
+from fastalign.cases import OPERATIONS, truth
 
 SHAPES = {"row": (3, 45), "scan": (4, 3), "pointwise": (40,), "group": (3, 7)}
 # The calls differ in dtype, mask and home of the arrays, so that two cover what matters.

@@ -1,4 +1,4 @@
-"""One table of operations, for the tests and for bench/: how to make inputs, how to call, what it must cost at least.
+"""One table of operations for tests, `fastalign verify`, the demo and bench/: inputs, call, what it reads, tolerance.
 
 Kinds come from the rules themselves: a new rule is tested and timed without another line here.
 """
@@ -9,29 +9,38 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fastalign
-from fastalign.binding import family
+
+from .binding import family
+
+Arguments = dict[str, Any]
+Results = tuple[Any, ...]
+Random = np.random.Generator
+Shape = tuple[int, ...]
 
 HALVES = ("float16", "bfloat16")
+
+
+Call = Callable[[Arguments, str | None], Results]
 
 
 class Operation(NamedTuple):
     """make(rng, shape, dtype) -> arguments; call(arguments, backend) -> results."""
 
-    make: Callable[..., dict[str, Any]]
-    call: Callable[..., tuple[Any, ...]]
+    make: Callable[..., Arguments]
+    call: Call
     shape: str  # which walk: row, scan, pointwise, group
     reads: tuple[str, ...]  # arguments read once
     tolerance: float = 8.0  # in eps of the results' dtype, of the largest result
 
 
-def as_dtype(x, dtype):
+def as_dtype(x: np.ndarray, dtype: str) -> np.ndarray:
     """bfloat16 as its uint16 bits, by truncation."""
     if dtype == "bfloat16":
         return (np.ascontiguousarray(x, np.float32).view(np.uint32) >> 16).astype(np.uint16)
     return x.astype(dtype)
 
 
-def widened(name, x):
+def widened(name: str, x: Any) -> Any:
     """The same value in float64: what the truth is computed from."""
     if not isinstance(x, np.ndarray):
         return x
@@ -40,16 +49,16 @@ def widened(name, x):
     return x.astype(np.float64) if x.dtype.kind == "f" else x
 
 
-def truth(operation, arguments):
+def truth(operation: Operation, arguments: Arguments) -> Results:
     """The results of the float64 reference."""
     return operation.call({name: widened(name, x) for name, x in arguments.items()}, "numpy")
 
 
-def real(dtype):
+def real(dtype: str) -> Any:
     return np.float64 if dtype == "float64" else np.float32
 
 
-def make_rows(rng, shape, dtype, masked=False):
+def make_rows(rng: Random, shape: Shape, dtype: str, masked: bool = False) -> Arguments:
     rows, vocabulary = shape
     return {
         "logits": as_dtype(rng.standard_normal(shape) * 3, dtype),
@@ -58,24 +67,24 @@ def make_rows(rng, shape, dtype, masked=False):
     }
 
 
-def make_rows_grad(rng, shape, dtype, masked=False):
+def make_rows_grad(rng: Random, shape: Shape, dtype: str, masked: bool = False) -> Arguments:
     extra = {f"grad_{name}": rng.standard_normal(shape[0]).astype(real(dtype)) for name in ("logp", "lse", "entropy")}
     return make_rows(rng, shape, dtype, masked) | extra
 
 
-def call_forward(a, backend, **options):
-    return fastalign.token_log_probs(**a, entropy=True, backend=backend, **options)
+def call_forward(a: Arguments, backend: str | None) -> Results:
+    return fastalign.token_log_probs(**a, entropy=True, backend=backend)
 
 
-def call_logp(a, backend):
+def call_logp(a: Arguments, backend: str | None) -> Results:
     return (fastalign.selective_log_softmax(a["logits"], a["tokens"], mask=a["mask"], backend=backend),)
 
 
-def call_backward(a, backend):
+def call_backward(a: Arguments, backend: str | None) -> Results:
     return (fastalign.token_log_probs_grad(**a, temperature=1.3, backend=backend),)
 
 
-def make_streams(rng, shape, dtype, masked=False):
+def make_streams(rng: Random, shape: Shape, dtype: str, masked: bool = False) -> Arguments:
     shape = tuple(shape)
     rewards, values, final = (rng.standard_normal(shape).astype(dtype) for _ in range(3))
     streams = shape[1] if len(shape) == 2 else 1
@@ -90,39 +99,39 @@ def make_streams(rng, shape, dtype, masked=False):
     }
 
 
-def call_gae(a, backend):
+def call_gae(a: Arguments, backend: str | None) -> Results:
     return fastalign.gae(**a, gamma=0.97, lam=0.9, backend=backend)
 
 
-def call_returns(a, backend):
+def call_returns(a: Arguments, backend: str | None) -> Results:
     given = {name: x for name, x in a.items() if name not in ("values", "mask")}
     return (fastalign.discounted_returns(**given, gamma=0.97, backend=backend),)
 
 
-def make_pairs(rng, shape, dtype, masked=False):
+def make_pairs(rng: Random, shape: Shape, dtype: str, masked: bool = False) -> Arguments:
     names = ("policy_chosen_logps", "policy_rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
     return {name: (rng.standard_normal(shape) * 20 - 100).astype(dtype) for name in names}
 
 
-def call_pairs(kind):
-    def call(a, backend):
+def call_pairs(kind: str) -> Call:
+    def call(a: Arguments, backend: str | None) -> Results:
         r = fastalign.preference_loss(**a, loss_type=kind, beta=0.3, label_smoothing=0.1, backend=backend)
         return (*r[:5], *r.metrics.values())
 
     return call
 
 
-def make_rewards(rng, shape, dtype, masked=False):
+def make_rewards(rng: Random, shape: Shape, dtype: str, masked: bool = False) -> Arguments:
     return {
         name: (rng.standard_normal(shape) * 3).astype(dtype) for name in ("reward_chosen", "reward_rejected", "margin")
     }
 
 
-def call_rewards(a, backend):
+def call_rewards(a: Arguments, backend: str | None) -> Results:
     return fastalign.reward_model_loss(**a, center_coef=0.01, backend=backend)
 
 
-def make_policy(rng, shape, dtype, masked=False):
+def make_policy(rng: Random, shape: Shape, dtype: str, masked: bool = False) -> Arguments:
     old = rng.standard_normal(shape) - 2
     return {
         "log_probs": (old + 0.3 * rng.standard_normal(shape)).astype(dtype),
@@ -132,15 +141,15 @@ def make_policy(rng, shape, dtype, masked=False):
     }
 
 
-def call_policy(kind):
-    def call(a, backend):
+def call_policy(kind: str) -> Call:
+    def call(a: Arguments, backend: str | None) -> Results:
         r = fastalign.policy_loss(**a, loss_type=kind, clip_high=0.28, backend=backend)
         return (r.loss, r.grad_log_probs, *r.metrics.values())
 
     return call
 
 
-def make_kl(rng, shape, dtype, masked=False):
+def make_kl(rng: Random, shape: Shape, dtype: str, masked: bool = False) -> Arguments:
     return {
         "log_probs": (rng.standard_normal(shape) - 2).astype(dtype),
         "ref_log_probs": (rng.standard_normal(shape) - 2).astype(dtype),
@@ -148,19 +157,19 @@ def make_kl(rng, shape, dtype, masked=False):
     }
 
 
-def call_kl(kind):
+def call_kl(kind: str) -> Call:
     return lambda a, backend: fastalign.kl_estimate(**a, estimator=kind, backend=backend)
 
 
-def make_sequences(rng, shape, dtype, masked=False):
+def make_sequences(rng: Random, shape: Shape, dtype: str, masked: bool = False) -> Arguments:
     return {
         "logp": (rng.standard_normal(shape) - 2).astype(dtype),
         "mask": rng.random(shape) < 0.7 if masked else None,
     }
 
 
-def call_sequences(reduction):
-    def call(a, backend):
+def call_sequences(reduction: str) -> Call:
+    def call(a: Arguments, backend: str | None) -> Results:
         sums = fastalign.sequence_log_probs(**a, reduction=reduction, backend=backend)
         grad = fastalign.sequence_log_probs_grad(
             sums, a["logp"].shape, mask=a["mask"], reduction=reduction, backend=backend
@@ -203,7 +212,7 @@ OPERATIONS = {
 }
 
 # Each shape with its reason.  A row tile is 512, a pointwise tile 128 and block 4096, a scan block 64 streams.
-SHAPES = {
+SHAPES: dict[str, dict[str, Shape]] = {
     "row": {
         "one": (1, 1),
         "V=1": (3, 1),
@@ -243,10 +252,33 @@ DTYPES = {
 }
 
 
-def eps_of(name, dtype, x):
+def eps_of(dtype: str, x: Any) -> float:
     """The rounding unit of a result."""
     if isinstance(x, float):
-        return np.finfo(np.float64).eps if dtype == "float64" else np.finfo(np.float32).eps
+        return float(np.finfo(np.float64 if dtype == "float64" else np.float32).eps)
     if x.dtype == np.uint16:
         return 2.0**-8
     return float(np.finfo(x.dtype).eps)
+
+
+def disagreement(name: str, dtype: str, got: Results, want: Results) -> str | None:
+    """How the results differ from the truth by more than the operation's tolerance of the largest; None: they agree.
+
+    A metric is a mean of terms of either sign, with the rounding of terms of order one: there that is the least scale.
+    """
+    if len(got) != len(want):
+        return f"{len(got)} results, expected {len(want)}"
+    for k, (g, w) in enumerate(zip(got, want, strict=True)):
+        eps = eps_of(dtype, g)
+        tolerance = OPERATIONS[name].tolerance * eps if eps < 1e-4 else eps
+        least = 1.0 if isinstance(g, float) else 1e-3
+        g, w = widened("logits", np.asarray(g)), np.asarray(w)
+        if g.shape != w.shape:
+            return f"result {k}: shape {g.shape}, expected {w.shape}"
+        scale = max(least, float(np.abs(w[np.isfinite(w)]).max(initial=0)))
+        near = np.isclose(g, w, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+        if not near.all():
+            at = np.unravel_index(int(np.argmin(near)), near.shape)
+            place = tuple(map(int, at))
+            return f"result {k} at {place}: {g[at]!r}, expected {w[at]!r} within {tolerance:.2g} of {scale:.3g}"
+    return None
