@@ -89,7 +89,7 @@ def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
             f"{path}: line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at position {error.start})"
         ) from None
     try:
-        row = json.loads(text)
+        row = json.loads(text.rstrip())
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: line {number}: not JSON: {error.msg} (column {error.colno})") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets nested too deeply
