@@ -9,9 +9,13 @@ from .elementary import sigmoid, softplus
 def pair_sigmoid(chosen: float, rejected: float, beta: float, label_smoothing: float) -> tuple[float, float, float]:
     """DPO, arXiv:2305.18290, eq. 7, with the label smoothing ε of cDPO: −(1−ε) log σ(z) − ε log σ(−z), z = βΔ."""
     z = beta * (chosen - rejected)
-    value = (1.0 - label_smoothing) * softplus(-z) + label_smoothing * softplus(z)
+    kept = 1.0 - label_smoothing
+    # Both logarithms share softplus(−|z|).  The selections make 0 · ∞ 0; a NaN of z is in the first summand.
+    right = kept * (-z if z < 0.0 else 0.0)
+    wrong = label_smoothing * (z if z > 0.0 else 0.0)
+    value = softplus(-abs(z)) + (right if right > 0.0 else 0.0) + (wrong if wrong > 0.0 else 0.0)
     # σ(z) − (1 − ε) by parts: each keeps its digits in its own tail.
-    slope = beta * (label_smoothing * sigmoid(z) - (1.0 - label_smoothing) * sigmoid(-z))
+    slope = beta * (label_smoothing * sigmoid(z) - kept * sigmoid(-z))
     return value, slope, -slope
 
 

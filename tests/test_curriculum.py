@@ -1,0 +1,220 @@
+"""The curriculum's names: its results where it is right, and the difference where it is not."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import seed
+
+import fastalign
+from fastalign import (
+    DPOTrainer,
+    PPOBuffer,
+    PreferencePair,
+    RewardModel,
+    compute_log_probs,
+    create_preference_dataset,
+    kl_divergence,
+    kl_penalty_reward,
+    ppo_loss,
+    reward_model_loss,
+)
+
+RNG = np.random.default_rng(11)
+
+
+def test_every_public_name_exists():
+    assert sorted(fastalign.__all__) == sorted(set(fastalign.__all__))
+    for name in fastalign.__all__:
+        assert getattr(fastalign, name) is not None
+    assert set(dir(fastalign)) >= set(fastalign.__all__)
+
+
+# ---- where the curriculum is right -----------------------------------------------------------------------------------
+
+
+def test_compute_log_probs(backend):
+    logits, tokens = RNG.standard_normal((3, 4, 9)), RNG.integers(0, 9, (3, 4))
+    got = compute_log_probs(logits, tokens, backend=backend)
+    np.testing.assert_allclose(got, seed.seed_compute_log_probs(logits, tokens), rtol=1e-13)
+    mask = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]], bool)
+    got = compute_log_probs(logits, tokens, mask=mask, backend=backend)
+    each = seed.seed_token_log_probs(logits.reshape(-1, 9), tokens.reshape(-1)).reshape(3, 4)
+    np.testing.assert_allclose(got, (each * mask).sum(axis=1), rtol=1e-13)
+
+
+def test_dpo(backend):
+    logps = RNG.standard_normal((4, 50)) * 3
+    for smoothing in (0.0, 0.1):
+        trainer = DPOTrainer(0.3, smoothing, backend=backend)
+        loss, metrics, *grads = trainer.compute_loss(*logps)
+        want_loss, want_metrics, *want_grads = seed.seed_dpo_loss(*logps, beta=0.3, label_smoothing=smoothing)
+        assert loss == metrics["loss"] == pytest.approx(want_loss, rel=1e-8)
+        assert metrics == pytest.approx(want_metrics, rel=1e-8)
+        np.testing.assert_allclose(grads, want_grads, rtol=1e-8, atol=1e-15)
+
+
+def test_reward_model_loss(backend):
+    rewards = RNG.standard_normal((2, 20))
+    got = reward_model_loss(*rewards, backend=backend)
+    want = seed.seed_reward_model_loss(*rewards)
+    assert got[0] == pytest.approx(want[0], rel=1e-8)
+    np.testing.assert_allclose(got[1:], want[1:], rtol=1e-12)
+    columns = reward_model_loss(*rewards[..., None], backend=backend)
+    assert columns[0] == got[0] and columns[1].shape == (20, 1)
+
+
+def test_ppo_inside_the_clip_range(backend):
+    old, advantages = RNG.standard_normal((2, 60))
+    new = old + RNG.uniform(-0.15, 0.15, 60)
+    loss, grad = ppo_loss(new, old, advantages, backend=backend)
+    want_loss, want_grad = seed.seed_ppo_loss(new, old, advantages)
+    assert loss == pytest.approx(want_loss, rel=1e-13)
+    np.testing.assert_allclose(grad, want_grad, rtol=1e-13)
+
+
+def test_kl(backend):
+    p, q = np.log(RNG.dirichlet(np.ones(8), 2))
+    assert kl_divergence(p, q, backend=backend) == pytest.approx(seed.seed_kl_divergence(p, q), rel=1e-13)
+    got = kl_penalty_reward(p, q, 0.2, backend=backend)
+    np.testing.assert_allclose(got, seed.seed_kl_penalty_reward(p, q, 0.2), rtol=1e-13)
+
+
+def test_buffer(backend):
+    buffer = PPOBuffer(0.97, 0.9, backend=backend)
+    rewards, values, log_probs = RNG.standard_normal((3, 30))
+    done = RNG.random(30) < 0.2
+    for k in range(30):
+        buffer.add([k], k, rewards[k], values[k], log_probs[k], bool(done[k]))
+    assert len(buffer) == 30 and buffer.states[3] == [3] and buffer.dones == done.tolist()
+    got = buffer.compute_advantages(0.7)
+    want = seed.seed_gae(rewards, values, done, 0.7, 0.97, 0.9)
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+    buffer.clear()
+    assert len(buffer) == 0 and not buffer.log_probs
+    advantages, returns = buffer.compute_advantages()
+    assert advantages.shape == returns.shape == (0,)
+
+
+def test_pairs():
+    pairs = create_preference_dataset(["p", "q"], ["a", "b"], ["c", "d"])
+    assert pairs == [PreferencePair("p", "a", "c"), PreferencePair("q", "b", "d")]
+    assert create_preference_dataset([], [], []) == []
+
+
+# ---- where it is not -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ratio, advantage", [(0.5, 1.0), (1.5, -1.0)])
+def test_ppo_outside_the_clip_range(backend, ratio, advantage):
+    """The unclipped branch is the minimum there, so the loss has a slope; the curriculum's is 0."""
+    new, old, a = np.array([math.log(ratio)]), np.zeros(1), np.array([advantage])
+    loss, grad = ppo_loss(new, old, a, backend=backend)
+    h = 1e-6
+    slope = (seed.seed_ppo_loss(new + h, old, a)[0] - seed.seed_ppo_loss(new - h, old, a)[0]) / (2 * h)
+    assert grad[0] == pytest.approx(slope, rel=1e-8) and grad[0] == pytest.approx(-ratio * advantage)
+    assert loss == pytest.approx(seed.seed_ppo_loss(new, old, a)[0])
+    assert seed.seed_ppo_loss(new, old, a)[1][0] == 0
+
+
+@pytest.mark.parametrize("z", [-100.0, -700.0, -1e6])
+def test_dpo_does_not_saturate(backend, z):
+    """log(σ + 1e-10) stops at 23.03; the loss of a hopeless pair is −z, with the slope that the gradient says."""
+    zero = np.zeros(1)
+    loss, _, grad, _ = DPOTrainer(beta=1.0, backend=backend).compute_loss(zero + z, zero, zero, zero)
+    assert loss == -z and grad[0] == -1
+    assert seed.seed_dpo_loss(zero + z, zero, zero, zero, beta=1.0)[0] == pytest.approx(23.03, abs=0.01)
+
+
+def test_reward_loss_does_not_saturate(backend):
+    loss, grad, _ = reward_model_loss([-50.0], [0.0], backend=backend)
+    assert loss == pytest.approx(50.0, rel=1e-15) and grad[0] == pytest.approx(-1)
+    assert seed.seed_reward_model_loss(np.array([-50.0]), np.zeros(1))[0] == pytest.approx(23.03, abs=0.01)
+
+
+def test_a_confident_pair_keeps_its_loss(backend):
+    """−log(σ(40) + 1e-10) rounds below zero; the loss is e⁻⁴⁰."""
+    assert reward_model_loss([40.0], [0.0], backend=backend)[0] == pytest.approx(math.exp(-40), rel=1e-12)
+    assert seed.seed_reward_model_loss(np.array([40.0]), np.zeros(1))[0] < 0
+
+
+def test_nothing_is_dropped_from_unequal_lists():
+    assert len(list(zip("abc", "ab", "a", strict=False))) == 1  # what the curriculum keeps
+    with pytest.raises(ValueError, match="prompts 3, chosen_responses 2, rejected_responses 1"):
+        create_preference_dataset(list("abc"), list("ab"), list("a"))
+
+
+def test_an_impossible_outcome_adds_nothing(backend):
+    p, q = np.array([-np.inf, 0.0]), np.array([-np.inf, 0.0])
+    assert kl_divergence(p, q, backend=backend) == 0
+    np.testing.assert_array_equal(kl_penalty_reward(p, q, backend=backend), 0)
+    with np.errstate(invalid="ignore"):
+        assert math.isnan(seed.seed_kl_divergence(p, q))
+
+
+# ---- objects ---------------------------------------------------------------------------------------------------------
+
+
+def test_reward_model_gradients_are_derivatives():
+    model = RewardModel(5, 7, rng=3)
+    model.b1 += 0.1
+    x, weights = RNG.standard_normal((4, 5)), RNG.standard_normal((4, 1))
+
+    def value():
+        return float((model.forward(x) * weights).sum())
+
+    def slope(array, place, h=1e-6):
+        before = array[place]
+        array[place] = before + h
+        above = value()
+        array[place] = before - h
+        below = value()
+        array[place] = before
+        return (above - below) / (2 * h)
+
+    model.forward(x)
+    grad_x = model.backward(weights)
+    grads = dict(model.grads)
+    for name in ("W1", "b1", "W2", "b2"):
+        array = getattr(model, name)
+        for place in np.ndindex(array.shape):
+            assert grads[name][place] == pytest.approx(slope(array, place), rel=1e-6, abs=1e-8), (name, place)
+    for place in np.ndindex(x.shape):
+        assert grad_x[place] == pytest.approx(slope(x, place), rel=1e-6, abs=1e-8)
+
+
+def test_reward_model_is_seeded_by_what_it_is_given():
+    a, b = RewardModel(4, 3, rng=7), RewardModel(4, 3, rng=np.random.default_rng(7))
+    np.testing.assert_array_equal(a.W1, b.W1)
+    assert (RewardModel(4, 3).W1 != RewardModel(4, 3).W1).any()
+    assert a.forward([[1, 2, 3, 4]]).dtype == np.float64
+    assert RewardModel(4, 3, dtype=np.float32).forward(np.ones((2, 4))).dtype == np.float32
+    wide = RewardModel(1000, 500, rng=0)
+    assert wide.W1.std() == pytest.approx(math.sqrt(2 / 1500), rel=0.02)
+    assert wide.W2.std() == pytest.approx(math.sqrt(2 / 500), rel=0.1)
+
+
+def test_objects_pickle(backend):
+    trainer = pickle.loads(pickle.dumps(DPOTrainer(0.2, 0.1, backend=backend)))
+    assert vars(trainer) == vars(DPOTrainer(0.2, 0.1, backend=backend))
+    assert repr(trainer).startswith("DPOTrainer(beta=0.2, label_smoothing=0.1, loss_type='sigmoid'")
+    model = RewardModel(4, 3, rng=1)
+    x = np.ones((2, 4))
+    model.forward(x)
+    model.backward(np.ones((2, 1)))
+    twin = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(twin.forward(x), model.forward(x))
+    np.testing.assert_array_equal(twin.grads["W1"], model.grads["W1"])
+    buffer = PPOBuffer()
+    buffer.add(0, 0, 1.0, 0.5, -1.0)
+    assert len(pickle.loads(pickle.dumps(buffer))) == 1
+
+
+def test_controller():
+    controller = fastalign.AdaptiveKLController(0.1, target=2.0, horizon=1000)
+    assert controller.update(2.0, 100) == 0.1
+    assert controller.update(20.0, 100) == pytest.approx(0.1 * 1.02)
+    assert controller.update(0.0, 100) == pytest.approx(0.1 * 1.02 * 0.98)
+    assert controller.update(0.0, 10_000) == 0
+    assert "target=2.0" in repr(controller)

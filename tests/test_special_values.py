@@ -1,0 +1,283 @@
+"""NaN, infinities, signed zeros, subnormals, rows of nothing, on every host backend."""
+
+import math
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import fastalign
+from fastalign import (
+    discounted_returns,
+    gae,
+    kl_divergence,
+    kl_estimate,
+    policy_loss,
+    preference_loss,
+    reward_model_loss,
+    selective_log_softmax,
+    sequence_log_probs,
+    token_log_probs,
+    token_log_probs_grad,
+)
+
+NAN, INF = math.nan, math.inf
+# Quiet and signalling, both signs, full payload: none may be taken for a number by a comparison or a bit trick.
+NAN_BITS = {
+    "float32": np.array([0x7FC00000, 0xFFC00000, 0x7F800001, 0xFF800001, 0x7FFFFFFF], np.uint32).view(np.float32),
+    "float64": np.array(
+        [0x7FF8000000000000, 0xFFF8000000000000, 0x7FF0000000000001, 0xFFFFFFFFFFFFFFFF], np.uint64
+    ).view(np.float64),
+    "float16": np.array([0x7E00, 0xFE00, 0x7C01, 0xFFFF], np.uint16).view(np.float16),
+    "bfloat16": np.array([0x7FC0, 0xFFC0, 0x7F81, 0xFFFF], np.uint16).view(ml_dtypes.bfloat16),
+}
+DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+# Long enough for the vector loops, their unrolled bodies and their remainders.
+WIDTHS = (1, 7, 40, 600)
+
+
+def rows_of(dtype, width, filled, count=1):
+    return np.full((count, width), filled, np.float32).astype(DTYPES[dtype])
+
+
+@pytest.mark.parametrize("filled", [0.0, -INF, 60000.0], ids=["zeros", "-inf", "large"])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_nan_anywhere_makes_its_row_nan(backend, dtype, width, filled):
+    """Every pattern of NaN at every kind of position; the rows around it stay what they were."""
+    places = sorted({0, 1, 15, 16, 31, width // 2, width - 2, width - 1} & set(range(width)))
+    for pattern in NAN_BITS[dtype]:
+        x = rows_of(dtype, width, 0.0, len(places) + 2)
+        for k, place in enumerate(places):
+            x[k + 1] = filled
+            x[k + 1, place] = pattern
+        tokens = np.zeros(len(x), np.int64)
+        got = token_log_probs(x, tokens, entropy=True, backend=backend)
+        grad = token_log_probs_grad(x, tokens, np.ones(len(x)), lse=got.lse, backend=backend)
+        for result in (got.logp, got.lse, got.entropy):
+            assert np.isnan(result[1:-1]).all(), places
+            assert np.isfinite(result[[0, -1]]).all()
+        grad = grad.astype(np.float64)
+        assert np.isnan(grad[1:-1]).all() and np.isfinite(grad[[0, -1]]).all()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_infinite_logits(backend, dtype, width):
+    x = rows_of(dtype, width, 0.5, 2)
+    x[0, width // 2] = INF
+    x[1] = -INF
+    got = token_log_probs(x, [0, 0], entropy=True, backend=backend)
+    assert np.isposinf(got.lse[0]) and np.isneginf(got.lse[1])
+    assert np.isnan(got.logp).all() and np.isnan(got.entropy).all()
+    assert np.isnan(token_log_probs_grad(x, [0, 0], [1.0, 1.0], backend=backend).astype(np.float64)).all()
+
+
+@pytest.mark.parametrize("width", [2, 7, 600])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_minus_infinity_is_a_probability_of_zero(backend, dtype, width):
+    x = rows_of(dtype, width, -INF, 2)
+    x[:, 1] = 3.0
+    got = token_log_probs(x, [1, 0], entropy=True, backend=backend)
+    np.testing.assert_array_equal(got.logp, [0.0, -INF])
+    np.testing.assert_array_equal(got.lse, [3.0, 3.0])
+    assert (got.entropy >= 0).all() and (got.entropy < 1e-30).all()  # exp is bounded below, at its least normal number
+    grad = token_log_probs_grad(x, [1, 0], [1.0, 1.0], grad_entropy=[1.0, 1.0], backend=backend).astype(np.float64)
+    np.testing.assert_array_equal(grad[0], 0.0)
+    assert grad[1, 0] == 1.0 and grad[1, 1] == -1.0 and not grad[1, 2:].any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_vocabulary_of_one(backend, dtype):
+    x = rows_of(dtype, 1, 5.0, 3)
+    x[1, 0] = -0.0
+    got = token_log_probs(x, [0, 0, 0], entropy=True, backend=backend)
+    np.testing.assert_array_equal(got.logp, 0.0)
+    np.testing.assert_array_equal(got.lse, [5.0, 0.0, 5.0])
+    np.testing.assert_array_equal(got.entropy, 0.0)
+    grad = token_log_probs_grad(x, [0, 0, 0], [1.0, 2.0, 3.0], grad_entropy=[1.0, 1.0, 1.0], backend=backend)
+    np.testing.assert_array_equal(grad.astype(np.float64), 0.0)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3e4, -3e4])
+def test_an_offset_keeps_the_entropy(backend, offset):
+    """lse − Σ p z would lose it: at 3e4 a float32 has steps of 0.002."""
+    x = np.zeros((1, 1000), np.float32) + np.float32(offset)
+    got = token_log_probs(x, [3], entropy=True, backend=backend)
+    assert abs(got.entropy[0] - math.log(1000)) < 2e-6 and abs(got.logp[0] + math.log(1000)) < 2e-6
+
+
+def test_extreme_finite_logits(backend):
+    top = np.finfo(np.float32).max
+    got = token_log_probs(np.array([[top, -top, 0.0], [-top, -top, -top]], np.float32), [0, 2], backend=backend)
+    np.testing.assert_allclose(got.logp, [0.0, -math.log(3)], rtol=1e-6)
+    top = np.finfo(np.float64).max
+    assert token_log_probs(np.array([[top, 0.0]]), [0], backend=backend).logp[0] == 0.0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_subnormals_are_numbers(backend, dtype):
+    """Nothing is flushed to zero, in whatever mode other libraries have left the processor."""
+    tiny = np.finfo(dtype).smallest_subnormal
+    x = np.full(9, 3 * tiny, dtype)
+    value, grad = kl_estimate(x, np.zeros_like(x), estimator="k1", backend=backend)
+    np.testing.assert_array_equal(value, x)
+    np.testing.assert_array_equal(grad, 1)
+    np.testing.assert_array_equal(discounted_returns(x, x > 0, backend=backend), x)
+    np.testing.assert_array_equal(sequence_log_probs(x.reshape(9, 1), backend=backend), x)
+
+
+def test_the_sign_of_zero_is_kept_where_arithmetic_keeps_it(backend):
+    x = np.array([-0.0, 0.0])
+    value, _ = kl_estimate(x, x, estimator="k1", backend=backend)
+    assert not np.signbit(value).any()  # −0 − −0 = +0
+    assert (gae(x, x, [1, 1], backend=backend)[0] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_masked_elements_are_not_read(backend, dtype):
+    """What is left out may be NaN, may be an invalid token: same bits as if it were absent."""
+    rng = np.random.default_rng(3)
+    kept = np.arange(12) % 3 != 1
+    logits, tokens = rng.standard_normal((12, 50)).astype(dtype), rng.integers(0, 50, 12)
+    dirty, odd = logits.copy(), tokens.copy()
+    dirty[~kept], odd[~kept] = NAN, 10**9
+    want = token_log_probs(logits[kept], tokens[kept], entropy=True, backend=backend)
+    got = token_log_probs(dirty, odd, mask=kept, entropy=True, backend=backend)
+    grads = np.where(kept, 1.5, NAN)
+    grad = token_log_probs_grad(dirty, odd, grads, mask=kept, backend=backend)
+    for g, w in zip(got, want, strict=True):
+        np.testing.assert_array_equal(g[kept], w)
+        np.testing.assert_array_equal(g[~kept], 0)
+    np.testing.assert_array_equal(grad[~kept], 0)
+    assert np.isfinite(grad).all()
+    a, b, c = rng.standard_normal((3, 12)).astype(dtype)
+    want = policy_loss(a[kept], b[kept], c[kept], backend=backend)
+    for x in (a, b, c):
+        x[~kept] = NAN
+    got = policy_loss(a, b, c, mask=kept, backend=backend)
+    np.testing.assert_array_equal(got.grad_log_probs[kept], want.grad_log_probs)
+    assert got.loss == pytest.approx(want.loss, rel=1e-12) and not got.grad_log_probs[~kept].any()
+    assert got.metrics == pytest.approx(want.metrics, rel=1e-12)
+
+
+def test_ignore_index(backend):
+    x = np.zeros((3, 4))
+    got = token_log_probs(x, [1, -100, 2], ignore_index=-100, backend=backend)
+    assert got.logp[1] == 0 and got.lse[1] == 0 and got.logp[0] == -math.log(4)
+    both = token_log_probs(x, [1, -100, 9], ignore_index=-100, mask=[1, 1, 0], backend=backend)
+    np.testing.assert_array_equal(both.logp[1:], 0)
+
+
+def test_nothing_kept(backend):
+    mask = np.zeros((2, 3), bool)
+    x = np.full((2, 3), NAN)
+    result = policy_loss(x, x, x, mask=mask, backend=backend)
+    assert result.loss == 0.0 and not result.grad_log_probs.any()
+    assert all(math.isnan(v) for v in result.metrics.values())
+    np.testing.assert_array_equal(sequence_log_probs(x, mask=mask, reduction="mean", backend=backend), 0)
+    advantages, returns = gae(x, x, mask, mask=mask, backend=backend)
+    assert not advantages.any() and not returns.any()
+    assert not kl_estimate(x, x, mask=mask, backend=backend).value.any()
+
+
+def test_no_elements(backend):
+    none = np.zeros(0)
+    result = preference_loss(none, none, none, none, backend=backend)
+    assert result.loss == 0.0 and result.grad_chosen.shape == (0,)
+    assert all(math.isnan(v) for v in result.metrics.values())
+    loss, *grads = reward_model_loss(none, none, backend=backend)
+    assert loss == 0.0 and all(g.shape == (0,) for g in grads)
+    assert policy_loss(none, none, none, backend=backend).loss == 0.0
+    assert kl_divergence(none, none, backend=backend) == 0.0
+    assert token_log_probs(np.zeros((0, 5)), np.zeros(0, int), backend=backend).logp.shape == (0,)
+    assert token_log_probs(np.zeros((0, 0)), np.zeros(0, int), backend=backend).logp.shape == (0,)
+    assert token_log_probs_grad(np.zeros((2, 0, 5)), np.zeros((2, 0), int), np.zeros((2, 0)), backend=backend).size == 0
+    assert gae(none, none, none.astype(bool), backend=backend)[0].shape == (0,)
+    assert sequence_log_probs(np.zeros((0, 4)), backend=backend).shape == (0,)
+    assert sequence_log_probs(np.zeros((3, 0)), backend=backend).tolist() == [0, 0, 0]
+    assert sequence_log_probs(none, cu_seqlens=[0], backend=backend).shape == (0,)
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_special_elements_stay_theirs(backend, bad):
+    """Of a pair that is not a number only its own gradient and the sums are touched."""
+    x = np.zeros(300)
+    y = x.copy()
+    y[130] = bad
+    result = preference_loss(y, x, x, x, backend=backend)
+    untouched = np.arange(300) != 130
+    assert (result.grad_chosen[untouched] == -0.05 / 300).all()
+    if math.isnan(bad):
+        assert math.isnan(result.loss) and math.isnan(result.grad_chosen[130])
+    elif bad > 0:
+        assert result.loss == pytest.approx(math.log(2) * 299 / 300) and result.grad_chosen[130] == 0
+    else:
+        assert math.isinf(result.loss) and result.grad_chosen[130] == pytest.approx(-0.1 / 300)
+
+
+def test_ppo_with_infinite_ratio(backend):
+    """r = ∞: the clip holds for A > 0; A = 0 gives 0, not 0 · ∞; for A < 0 the loss is infinite."""
+    new, old = np.array([800.0, 800.0, 800.0]), np.zeros(3)
+    result = policy_loss(new, old, [1.0, 0.0, -1.0], log_ratio_clamp=None, backend=backend)
+    assert result.loss == INF and result.grad_log_probs[0] == 0 and result.grad_log_probs[1] == 0
+    bounded = policy_loss(new, old, [1.0, 0.0, -1.0], backend=backend)
+    assert bounded.loss == pytest.approx((-1.2 + math.exp(20)) / 3) and not bounded.grad_log_probs.any()
+    assert math.isnan(policy_loss([NAN], [0.0], [1.0], backend=backend).metrics["ratio_max"])
+
+
+def test_kl_without_probability(backend):
+    assert kl_divergence([-INF, 0.0], [-INF, 0.0], backend=backend) == 0.0
+    assert kl_divergence([-INF, 0.0], [0.0, -INF], backend=backend) == INF
+    assert math.isnan(kl_divergence([NAN], [0.0], backend=backend))
+
+
+def test_beyond_an_episodes_end_may_be_anything(backend):
+    rewards, values = np.array([1.0, 2.0, NAN, NAN]), np.array([0.5, 0.5, NAN, NAN])
+    advantages, returns = gae(rewards, values, [0, 1, 0, 0], backend=backend)
+    clean = gae(rewards[:2], values[:2], [0, 1], backend=backend)
+    np.testing.assert_array_equal(advantages[:2], clean[0])
+    np.testing.assert_array_equal(returns[:2], clean[1])
+    assert np.isnan(advantages[2:]).all()
+
+
+def test_overflow_of_a_narrow_gradient_is_infinite(backend):
+    x = np.zeros((1, 4), np.float16)
+    grad = token_log_probs_grad(x, [0], np.array([1e6], np.float32), backend=backend)
+    assert np.isposinf(grad[0, 0]) and np.isneginf(grad[0, 1:]).all()
+
+
+def test_bits_of_bfloat16_are_bfloat16(backend):
+    rng = np.random.default_rng(1)
+    typed = rng.standard_normal((5, 33)).astype(ml_dtypes.bfloat16)
+    tokens, grads = rng.integers(0, 33, 5), rng.standard_normal(5).astype(np.float32)
+    bits = typed.view(np.uint16)
+    for a, b in zip(
+        token_log_probs(typed, tokens, entropy=True, backend=backend),
+        token_log_probs(bits, tokens, entropy=True, backend=backend),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+    grad_typed = token_log_probs_grad(typed, tokens, grads, backend=backend)
+    grad_bits = token_log_probs_grad(bits, tokens, grads, backend=backend)
+    assert grad_typed.dtype == typed.dtype and grad_bits.dtype == np.uint16
+    np.testing.assert_array_equal(grad_typed.view(np.uint16), grad_bits)
+
+
+@pytest.mark.parametrize("width", [3, 600])
+def test_rows_in_place(backend, width):
+    rng = np.random.default_rng(2)
+    for dtype in DTYPES.values():
+        x = rng.standard_normal((4, width)).astype(dtype)
+        tokens, grads = rng.integers(0, width, 4), np.ones(4)
+        want = token_log_probs_grad(x, tokens, grads, backend=backend)
+        assert token_log_probs_grad(x, tokens, grads, out=x, backend=backend) is x
+        np.testing.assert_array_equal(x.view(np.uint8), want.view(np.uint8))
+
+
+def test_selective_log_softmax_is_the_first_result(backend):
+    x = np.random.default_rng(0).standard_normal((3, 4, 5))
+    tokens = np.zeros((3, 4), int)
+    got = selective_log_softmax(x, tokens, backend=backend)
+    np.testing.assert_array_equal(got, token_log_probs(x, tokens, backend=backend).logp)
+    assert got.shape == (3, 4) and fastalign.__version__
