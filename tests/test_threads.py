@@ -1,0 +1,184 @@
+"""Many callers, forks, workers of others, and what the environment says."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from conftest import usable
+
+import fastalign
+from fastalign import threads as pool
+
+
+def work(backend="cython"):
+    """Large enough to be divided among threads."""
+    rng = np.random.default_rng(5)
+    logits, tokens = rng.standard_normal((64, 8000), np.float32), rng.integers(0, 8000, 64)
+    a, b, c = rng.standard_normal((3, 300_000))
+    return (
+        fastalign.token_log_probs(logits, tokens, backend=backend).logp,
+        fastalign.policy_loss(a, b, c, backend=backend).grad_log_probs,
+        np.array([fastalign.policy_loss(a, b, c, backend=backend).loss]),
+    )
+
+
+def same(one, other):
+    for x, y in zip(one, other, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_the_work_is_divided(threads, monkeypatch):
+    usable("cython")
+    seen = []
+    run = pool.run
+    monkeypatch.setattr(pool, "run", lambda body, n, grain, count: (seen.append(count), run(body, n, grain, count)))
+    threads(1)
+    want = work()
+    assert not seen
+    threads(3)
+    same(work(), want)
+    assert seen and set(seen) == {3}
+
+
+def test_concurrent_callers(compiled, threads):
+    threads(2)
+    want = work(compiled)
+    with ThreadPoolExecutor(8) as callers:
+        for got in callers.map(lambda _: work(compiled), range(16)):
+            same(got, want)
+
+
+def test_callers_in_other_threads_stay_serial(threads):
+    """There dask, joblib or a server already run in parallel."""
+    threads(4)
+    counts = []
+    caller = threading.Thread(target=lambda: counts.append(pool.parts(100, 1, 10**9)))
+    caller.start()
+    caller.join()
+    assert counts == [1] and pool.parts(100, 1, 10**9) == 4
+
+
+def _in_child(queue):
+    queue.put([x.tobytes() for x in work()])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_use_after_fork(threads):
+    """The pool's threads do not exist in the child, which must not wait for them."""
+    usable("cython")
+    threads(2)
+    want = [x.tobytes() for x in work()]
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_in_child, args=(queue,))
+    child.start()
+    try:
+        assert queue.get(timeout=60) == want
+    finally:
+        child.join(10)
+        child.kill()
+    assert [x.tobytes() for x in work()] == want
+
+
+def test_an_error_in_a_part_is_raised_after_all_parts_ended(threads):
+    threads(3)
+    ended = []
+
+    def body(a, b):
+        if a == 0:
+            raise RuntimeError("part 0")
+        ended.append((a, b))
+
+    with pytest.raises(RuntimeError, match="part 0"):
+        pool.run(body, 30, 1, 3)
+    assert sorted(ended) == [(10, 20), (20, 30)]
+
+
+@pytest.mark.parametrize("n, grain, count", [(1, 1, 2), (10, 4, 3), (4097, 4096, 2), (100, 7, 5)])
+def test_parts_cover_everything_once_and_are_cut_at_the_grain(threads, n, grain, count):
+    threads(count)
+    found = []
+    pool.run(lambda a, b: found.append((a, b)), n, grain, count)
+    found = sorted(pair for pair in found if pair[0] < pair[1])
+    assert found[0][0] == 0 and found[-1][1] == n
+    for (_, end), (start, _) in zip(found, found[1:], strict=False):
+        assert end == start and start % grain == 0
+
+
+def test_set_num_threads_wins_and_gives_back(threads, monkeypatch):
+    monkeypatch.setenv("FASTALIGN_NUM_THREADS", "5")
+    assert fastalign.get_num_threads() == 5
+    assert pool.thread_count_and_source() == (5, "FASTALIGN_NUM_THREADS")
+    threads(3)
+    assert pool.thread_count_and_source() == (3, "set_num_threads")
+    threads(None)
+    monkeypatch.delenv("FASTALIGN_NUM_THREADS")
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")  # a list, which is not ours to judge
+    assert pool.thread_count_and_source()[1] in ("CPU affinity", "CPU count")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert pool.thread_count_and_source() == (2, "OMP_NUM_THREADS")
+
+
+@pytest.mark.parametrize(
+    "name, value, expected",
+    [
+        ("FASTALIGN_NUM_THREADS", "many", "expected a positive integer"),
+        ("FASTALIGN_NUM_THREADS", "0", "expected a positive integer"),
+        ("FASTALIGN_ISA", "sse9", "expected one of baseline, avx2, avx512"),
+        ("FASTALIGN_BACKEND", "tpu", "expected one of 'cython', 'numba', 'numpy', 'cuda'"),
+    ],
+)
+def test_an_invalid_variable_is_refused_at_import(name, value, expected):
+    done = subprocess.run(
+        [sys.executable, "-c", "import fastalign"], env={**os.environ, name: value}, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and f"ValueError: {name} is {value!r}; {expected}" in done.stderr
+
+
+def test_an_instruction_set_that_the_processor_lacks_is_refused(monkeypatch):
+    from fastalign.backends import cython_cpu
+
+    monkeypatch.setenv("FASTALIGN_ISA", "avx512")
+    monkeypatch.setattr(cython_cpu, "import_module", lambda name: type("Cpu", (), {"supports": lambda isa: False}))
+    with pytest.raises(ValueError, match="'avx512', which this processor does not run"):
+        cython_cpu.check_environment()
+
+
+def test_the_variable_chooses_the_backend(monkeypatch):
+    usable("cython")
+    monkeypatch.setenv("FASTALIGN_BACKEND", "numpy")
+    from fastalign.dispatch import choose
+
+    assert choose(None).name == "numpy" and choose("cython").name == "cython"
+    monkeypatch.setenv("FASTALIGN_BACKEND", "")
+    assert choose(None).name == "cython"
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_the_variable_chooses_the_instruction_set(isa):
+    from fastalign.backends import cython_cpu
+
+    usable("cython")
+    if isa not in cython_cpu.isas():
+        pytest.skip(f"{isa} is not built or not run by this processor")
+    code = "import numpy as np, fastalign; from fastalign.backends import cython_cpu; print(cython_cpu.isa())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "FASTALIGN_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == isa
+
+
+def test_warmup(backend):
+    fastalign.warmup(backend)
+    fastalign.warmup()
+    with pytest.raises(ValueError, match="backend is 'tpu'"):
+        fastalign.warmup("tpu")
