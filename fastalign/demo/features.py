@@ -29,7 +29,7 @@ def column_and_sign(gram: str) -> tuple[int, float]:
     """Where a gram goes, and with which sign.
 
     >>> column_and_sign("not hard")
-    (1803, 1.0)
+    (497, -1.0)
     """
     # JSON may hold lone surrogates, which strict UTF-8 refuses.
     h = zlib.crc32(gram.encode("utf-8", "surrogatepass"))

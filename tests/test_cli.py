@@ -1,0 +1,161 @@
+"""The commands: what they print, and what they answer to a shell."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from trees import ROOT, environment
+
+import fastalign
+from fastalign import system, verify
+from fastalign.cases import OPERATIONS
+
+typer = pytest.importorskip("typer")
+from typer.testing import CliRunner  # noqa: E402
+
+from fastalign.cli import commands  # noqa: E402
+
+
+def run(*arguments):
+    return CliRunner().invoke(commands, list(arguments))
+
+
+def shell(*arguments, code="from fastalign.__main__ import main; main()", **changes):
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment(**changes)
+    )
+
+
+def test_help_names_every_command_and_option():
+    told = run("--help").output
+    for name in ("demo", "bench", "info", "verify"):
+        assert name in told
+        assert run(name, "--help").exit_code == 0
+    for option in ("--data", "--seed", "--quick", "--plot"):
+        assert option in run("demo", "--help").output
+    assert run("--version").output.strip() == fastalign.__version__
+    assert run("nonsense").exit_code == 2
+
+
+def test_info_and_its_json_and_show_versions_tell_the_same(capsys):
+    told = json.loads(run("info", "--json").output)
+    assert told["fastalign"] == fastalign.__version__
+    assert told["backends"] == fastalign.available_backends()
+    assert told["threads"]["count"] == fastalign.get_num_threads()
+    assert set(told["extension"]) >= {"chosen", "usable", "processor_runs", "why_not"}
+    assert run("info").output.splitlines() == system.as_lines(told)
+    fastalign.show_versions()
+    assert capsys.readouterr().out == run("info").output
+
+
+def test_info_tells_the_environment(monkeypatch):
+    monkeypatch.setenv("FASTALIGN_NUM_THREADS", "3")
+    told = run("info").output
+    assert "3 (FASTALIGN_NUM_THREADS)" in told and "FASTALIGN_NUM_THREADS" in told.splitlines()[-1]
+
+
+def test_without_the_extra_every_command_names_it():
+    code = "import sys; sys.modules[{!r}] = None\nfrom fastalign.__main__ import main; main()"
+    for name in ("typer", "rich"):
+        for command in (["info"], ["demo"], []):
+            done = shell(*command, code=code.format(name))
+            assert done.returncode == 2 and not done.stdout
+            assert done.stderr.count("\n") == 1 and "pip install 'fastalign[cli]'" in done.stderr
+
+
+def test_show_versions_needs_no_extra():
+    done = shell(code="import sys; sys.modules['typer'] = None; import fastalign; fastalign.show_versions()")
+    assert done.returncode == 0 and "backend numpy" in done.stdout
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="no SIGINT here")
+def test_interrupted_is_130_without_a_traceback():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastalign", "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert "reward model" in process.stderr.readline()  # the first stage has begun
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in out + errors
+
+
+def test_verify_agrees_on_every_host_backend(monkeypatch):
+    monkeypatch.setattr(verify, "SHAPES", {kind: {"odd": (5, 7) if kind == "row" else (7,) if kind in ("scan", "pointwise") else (3, 7)} for kind in verify.SHAPES})  # fmt: skip  # noqa: E501
+    done = run("verify", "--backend", "cython", "--backend", "numpy")
+    assert done.exit_code == 0, done.output
+    table = done.stdout
+    assert "numpy" in table and "agree with the reference" in table and "differ" not in table
+    for isa in verify.cython_cpu.isas():
+        assert f"cython/{isa}" in table
+
+
+def test_verify_restores_the_choice_of_instruction_set(monkeypatch):
+    monkeypatch.setenv("FASTALIGN_ISA", "baseline")
+    for _ in verify.verify(["cython/baseline"]):
+        pass
+    assert os.environ["FASTALIGN_ISA"] == "baseline"
+    verify.cython_cpu.core.cache_clear()
+
+
+def test_verify_finds_a_wrong_kernel(monkeypatch):
+    from fastalign.backends import reference
+
+    def wrong(*arguments):
+        reference.group_reduce(*arguments)
+        arguments[4][...] += 1e-3
+
+    monkeypatch.setattr(verify.cython_cpu, "group_reduce", wrong)
+    monkeypatch.setattr(verify.cython_cpu, "isas", lambda: ("baseline",))
+    found = list(verify.verify(["cython/baseline"]))
+    assert {f.operation for f in found} == set(OPERATIONS)
+    assert {f.operation for f in found if f.failure} == {"sequence_log_probs-sum", "sequence_log_probs-mean"}
+    monkeypatch.setattr("fastalign.cli.typer", typer)
+    done = run("verify", "--backend", "cython")
+    assert done.exit_code == 1 and "2 kernels differ" in done.output
+    assert "sequence_log_probs-sum" in done.stderr
+    verify.cython_cpu.core.cache_clear()
+
+
+def test_verify_of_what_cannot_be_used():
+    reason = fastalign.available_backends()["cuda"]
+    if reason is None:
+        pytest.skip("there is a CUDA device")
+    done = run("verify", "--backend", "cuda")
+    assert done.exit_code == 1 and "not usable" in done.output
+    assert run("verify", "--backend", "tpu").exit_code == 2
+
+
+def test_bench_outside_a_clone_says_where_it_is(monkeypatch, tmp_path):
+    monkeypatch.setattr("fastalign.cli.BENCH", tmp_path)
+    done = run("bench")
+    assert done.exit_code == 2 and "make bench" in done.output
+
+
+def test_bench_measures_and_reports(tmp_path):
+    """One kernel, one thread: the file, the tables, the picture."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fastalign", "bench", "--quick", "--output", str(tmp_path), "-k", "k1 and 1t"],
+        cwd=ROOT, capture_output=True, text=True, env=environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = (tmp_path / "README.md").read_text(encoding="utf-8")
+    for name in ("floor (copy)", "numpy", "cython", "numba"):
+        assert f"| {name} |" in report
+    assert "### kl_estimate-k1" in report and (tmp_path / "speed.png").stat().st_size > 1000
+    data = json.loads((tmp_path / "results.json").read_text())
+    assert {b["extra_info"]["implementation"] for b in data["benchmarks"]} >= {"floor", "numpy", "cython", "numba"}
+
+
+def test_bench_times_what_is_promised(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "fastalign", "bench", "--quick", "--output", str(tmp_path), "-k", "measure and first"],
+        cwd=ROOT, capture_output=True, text=True, env=environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| first call of gae in a new process |" in report and "< 20 ms" in report

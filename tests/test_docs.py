@@ -1,0 +1,68 @@
+"""Every example runs, every public name is documented, every claim of the README is checked."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+
+import pytest
+from trees import ROOT
+
+import fastalign
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MODULES = [
+    name
+    for _, name, _ in pkgutil.walk_packages(fastalign.__path__, "fastalign.")
+    if not re.search(r"\._c(ore|pu)|__main__|numba_cuda|\.cli$", name)
+]
+
+
+@pytest.mark.parametrize("name", ["fastalign", *MODULES])
+def test_doctests(name, threads):
+    module = importlib.import_module(name)
+    found = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    assert found.failed == 0
+
+
+def test_readme_example():
+    parser = doctest.DocTestParser()
+    test = parser.get_doctest(README, {}, "README.md", "README.md", 0)
+    assert len(test.examples) >= 8
+    assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
+
+
+PUBLIC = [name for name in fastalign.__all__ if not name.startswith("__")]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_are_documented(name):
+    value = getattr(fastalign, name)
+    text = inspect.getdoc(value)
+    assert text and len(text.splitlines()[0]) <= 160
+    if inspect.isfunction(value):
+        assert ">>>" in text, "no example"
+        parameters = [p for p in inspect.signature(value).parameters if p not in ("backend", "n", "out")]
+        documented = text + (inspect.getdoc(fastalign.gae) or "") + (inspect.getdoc(fastalign.token_log_probs) or "")
+        for parameter in parameters:
+            words = {parameter, parameter.removesuffix("_logps"), parameter.split("_")[0], parameter.split("_")[-1]}
+            assert any(word in documented for word in words), f"{parameter} is not mentioned"
+        assert value.__annotations__.get("return") is not None
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_readme_lists_every_name(name):
+    assert f"`{name}" in README
+
+
+def test_the_readme_names_both_commands_first():
+    assert README.index("make demo") < README.index("## ") or "make demo" in README.split("## ")[1]
+    assert "make test" in README
+
+
+@pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md", "bench/README.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(path):
+    text = (ROOT / path).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert ((ROOT / path).parent / target).exists(), f"{path}: {target}"
