@@ -55,7 +55,7 @@ def test_info_and_its_json_and_show_versions_tell_the_same(capsys):
 def test_info_tells_the_environment(monkeypatch):
     monkeypatch.setenv("FASTALIGN_NUM_THREADS", "3")
     told = run("info").output
-    assert "3 (FASTALIGN_NUM_THREADS)" in told and "FASTALIGN_NUM_THREADS" in told.splitlines()[-1]
+    assert "3 (FASTALIGN_NUM_THREADS)" in told and "FASTALIGN_NUM_THREADS = 3" in told.splitlines()
 
 
 def test_without_the_extra_every_command_names_it():
@@ -75,7 +75,11 @@ def test_show_versions_needs_no_extra():
 @pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="no SIGINT here")
 def test_interrupted_is_130_without_a_traceback():
     process = subprocess.Popen(
-        [sys.executable, "-m", "fastalign", "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "fastalign", "demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in what a shell runs behind itself
     )
     assert "reward model" in process.stderr.readline()  # the first stage has begun
     time.sleep(0.3)
