@@ -264,14 +264,16 @@ def eps_of(dtype: str, x: Any) -> float:
 def disagreement(name: str, dtype: str, got: Results, want: Results) -> str | None:
     """How the results differ from the truth by more than the operation's tolerance of the largest; None: they agree.
 
-    A metric is a mean of terms of either sign, with the rounding of terms of order one: there that is the least scale.
+    A loss or metric is a sum of thousands of terms of either sign: it may be off by four times as much, of terms of
+    order one at least.
     """
     if len(got) != len(want):
         return f"{len(got)} results, expected {len(want)}"
     for k, (g, w) in enumerate(zip(got, want, strict=True)):
         eps = eps_of(dtype, g)
-        tolerance = OPERATIONS[name].tolerance * eps if eps < 1e-4 else eps
-        least = 1.0 if isinstance(g, float) else 1e-3
+        summed = isinstance(g, float)
+        tolerance = OPERATIONS[name].tolerance * eps * (4 if summed else 1) if eps < 1e-4 else eps
+        least = 1.0 if summed else 1e-3
         g, w = widened("logits", np.asarray(g)), np.asarray(w)
         if g.shape != w.shape:
             return f"result {k}: shape {g.shape}, expected {w.shape}"
