@@ -2,7 +2,7 @@
 
 numpy      reference.py    array-style NumPy, written from the papers: the oracle and the baseline
 cython     cython_cpu.py   the compiled extension: the default
-numba      numba_cpu.py    compiled when first called
+numba      numba_cpu/      compiled when first called
 cuda       numba_cuda/     device arrays only
 
 Each module has the same functions, one per shape and operation:

@@ -1,0 +1,123 @@
+"""Backend "numba": the shapes in Python, compiled when first called.
+
+a) exp for rows is our own: libm's is a scalar call, and pip's Numba has no vector library.  Its magic-number rounding
+   allows contraction but no reassociation; the sums around it are reassociated by name.  Never nnan or ninf.
+b) One-dimensional loops over contiguous slices: two-dimensional indexing inside costs 2.6 times as much.
+c) None becomes an array of size 0 before a kernel is called: optional types would compile every combination.
+d) error_model="numpy": a division is one instruction instead of a check that can raise.
+e) A loop is a plain function with free names, which Binding.drive fills in: the rule, or what a dtype needs.
+f) The disk cache is off unless FASTALIGN_NUMBA_CACHE=1: where no folder can be written it fails at import.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ...binding import FAMILIES, family
+from .elements import pointwise_kernel
+from .group import group_kernels
+from .recurrence import scan_kernel
+from .row import row_kernels
+
+Array = np.ndarray
+NOTHING = {name: np.empty(0, name) for name in ("float32", "float64", "uint8")}
+NO_FLAGS = np.empty((0, 0), np.uint8)
+
+
+def why_not() -> str | None:
+    """Usable wherever this module could be imported."""
+    return None
+
+
+def _given(x: Array | None, like: Array) -> Array:
+    return NOTHING[like.dtype.name] if x is None else x
+
+
+def row_forward(
+    logits: Array, kind: str, tokens: Array, mask: Any, scale: float, logp: Array, lse: Array, entropy: Any
+) -> None:
+    mask = NOTHING["uint8"] if mask is None else mask
+    row_kernels(kind)[0](logits, tokens, mask, scale, logp, lse, _given(entropy, logp))
+
+
+def row_backward(
+    logits: Array,
+    kind: str,
+    tokens: Array,
+    mask: Any,
+    scale: float,
+    grad_logp: Array,
+    grad_lse: Any,
+    grad_entropy: Any,
+    lse: Any,
+    entropy: Any,
+    out: Array,
+) -> None:
+    mask = NOTHING["uint8"] if mask is None else mask
+    optional = [_given(x, grad_logp) for x in (grad_lse, grad_entropy, lse, entropy)]
+    row_kernels(kind)[1](logits, tokens, mask, scale, grad_logp, *optional, out)
+
+
+def pointwise(
+    name: str, kind: str, inputs: tuple[Array, ...], mask: Any, params: Any, outputs: Any, partials: Array
+) -> None:
+    mask = NOTHING["uint8"] if mask is None else mask
+    pointwise_kernel(name, kind)(inputs, mask, tuple(map(float, params)), outputs, partials)
+
+
+def scan(
+    kind: str,
+    rewards: Array,
+    values: Any,
+    next_values: Any,
+    final_values: Any,
+    last_values: Any,
+    terminated: Array,
+    truncated: Any,
+    mask: Any,
+    gamma: float,
+    lam: float,
+    layout: str,
+    out: Array,
+    returns: Any,
+) -> None:
+    none = np.empty((0, 0), rewards.dtype)
+    values, next_values, final_values, returns = (
+        none if x is None else x for x in (values, next_values, final_values, returns)
+    )
+    truncated, mask = (NO_FLAGS if x is None else x for x in (truncated, mask))
+    last_values = _given(last_values, rewards)
+    scan_kernel(kind)(
+        rewards, values, next_values, final_values, last_values, terminated, truncated, mask, gamma, lam,
+        layout == "TN", out, returns,
+    )  # fmt: skip
+
+
+def group_reduce(values: Array, offsets: Array, mask: Any, mean: bool, out: Array, counts: Array) -> None:
+    group_kernels()[0](values, offsets, NOTHING["uint8"] if mask is None else mask, mean, out, counts)
+
+
+def group_spread(grad: Array, offsets: Array, mask: Any, mean: bool, counts: Array, out: Array) -> None:
+    group_kernels()[1](grad, offsets, NOTHING["uint8"] if mask is None else mask, mean, counts, out)
+
+
+def warmup() -> None:
+    """Compile every kernel for float32 and float64: some ten seconds, or one from the disk cache."""
+    for kind, bits, real in (
+        ("f32", "float32", "float32"), ("f64", "float64", "float64"), ("f16", "uint16", "float32"),
+        ("bf16", "uint16", "float32"),
+    ):  # fmt: skip
+        x, ids = np.zeros((1, 1), bits), np.zeros(1, np.int64)
+        a, b, c = (np.zeros(1, real) for _ in range(3))
+        row_forward(x, kind, ids, None, 1.0, a, b, c)
+        row_backward(x, kind, ids, None, 1.0, a, b, c, b, c, x.copy())
+    for real in ("float32", "float64"):
+        for name, shape in FAMILIES.items():
+            inputs, outputs = (tuple(np.zeros(1, real) for _ in some) for some in (shape.inputs, shape.outputs))
+            for kind in family(name):
+                pointwise(name, kind, inputs, None, (1.0,) * len(shape.params), outputs, np.zeros((1, shape.tallies)))
+        x, ends = np.zeros((1, 1), real), np.zeros((1, 1), np.uint8)
+        for kind in family("scan"):
+            scan(kind, x, x, None, None, None, ends, None, None, 1.0, 1.0, "TN", x.copy(), x.copy())
+        group_reduce(x[0], np.array([0, 1]), None, False, np.zeros(1, real), np.zeros(1, np.int64))
+        group_spread(x[0], np.array([0, 1]), None, False, np.ones(1, np.int64), np.zeros(1, real))

@@ -1,0 +1,156 @@
+"""Rows of logits: a running peak and the sums below it, tile by tile."""
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from .compiling import CONTRACT, SUMS, jit, rules
+from .exponential import F32, F64, exp_float32, exp_float64
+from .tiles import (
+    TILE,
+    narrow_bf16,
+    narrow_f16,
+    same,
+    stay,
+    tile_max,
+    tile_slopes,
+    tile_sum,
+    tile_sums,
+    widen_bf16,
+    widen_f16,
+)
+
+
+def row_state(row, scale, entropy, scratch):
+    """(peak, S, U, sound) of one row; an unsound row's peak is its log-sum-exp: NaN or an infinity."""
+    peak, total, weighted = real(-np.inf), 0.0, 0.0
+    for at in range(0, row.size, TILE):
+        x = load(row[at : at + TILE], scratch)
+        top = tile_max(x)
+        if not (top <= peak):  # a NaN becomes the peak, and the row unsound
+            change = (np.float64(peak) - np.float64(top)) * scale
+            factor = 0.0 if peak == -np.inf else math.exp(change)
+            weighted = factor * (weighted + total * change) if total > 0.0 else 0.0
+            total *= factor
+            peak = top
+        base = real(0.0) if peak == -np.inf else peak
+        if entropy:
+            s, u = tile_sums(x, base, real(scale))
+            weighted += np.float64(u)
+        else:
+            s = tile_sum(x, base, real(scale))
+        total += np.float64(s)
+    if total > 0.5 and total < np.inf:
+        return np.float64(peak), total, weighted, True
+    limit = -np.inf
+    for at in range(0, row.size, TILE):
+        x = load(row[at : at + TILE], scratch)
+        for i in range(x.size):
+            if x[i] != x[i]:
+                return np.nan, 1.0, 0.0, False
+            if x[i] == np.inf:
+                limit = np.inf
+    return limit, 1.0, 0.0, False
+
+
+def forward(logits, tokens, mask, scale, logp, lse, entropy):
+    scratch = np.empty(TILE, real)
+    for r in range(logits.shape[0]):
+        if mask.size and mask[r] == 0:
+            logp[r] = 0.0
+            lse[r] = 0.0
+            if entropy.size:
+                entropy[r] = 0.0
+            continue
+        peak, total, weighted, sound = row_state(logits[r], scale, entropy.size > 0, scratch)
+        lse[r] = peak * scale + math.log(total) if sound else peak
+        if sound:
+            chosen = np.float64(load(logits[r, tokens[r] : tokens[r] + 1], scratch)[0])
+            logp[r] = (chosen - peak) * scale - math.log(total)
+        else:
+            logp[r] = np.nan
+        if entropy.size:
+            entropy[r] = row_entropy(total, weighted) if sound else np.nan
+
+
+def backward(logits, tokens, mask, scale, grad_logp, grad_lse, grad_entropy, lse, entropy, out):
+    scratch = np.empty(TILE, real)
+    one = np.empty(1, real)
+    for r in range(logits.shape[0]):
+        if mask.size and mask[r] == 0:
+            out[r, :] = 0
+            continue
+        g_entropy = np.float64(grad_entropy[r]) if grad_entropy.size else 0.0
+        peak, h = 0.0, 0.0
+        if lse.size == 0 or (g_entropy != 0.0 and entropy.size == 0):
+            peak, total, weighted, sound = row_state(logits[r], scale, g_entropy != 0.0, scratch)
+            rest = math.log(total)
+            h = row_entropy(total, weighted) if sound else np.nan
+        else:
+            rest = np.float64(lse[r])
+            h = np.float64(entropy[r]) if entropy.size else 0.0
+        if not math.isfinite(peak + rest):  # no probabilities: every derivative is NaN
+            one[0] = np.nan
+            for j in range(logits.shape[1]):
+                put(one, out[r, j : j + 1])
+            continue
+        g_lse = np.float64(grad_lse[r]) if grad_lse.size else 0.0
+        a, b = row_slope(np.float64(grad_logp[r]), g_lse, g_entropy, h, scale)
+        y = tokens[r]
+        chosen = np.float64(load(logits[r, y : y + 1], scratch)[0])  # before out, which may be logits, is written
+        for at in range(0, logits.shape[1], TILE):
+            x = load(logits[r, at : at + TILE], scratch)
+            slopes = target(out[r, at : at + TILE], x)
+            tile_slopes(x, real(peak), real(scale), real(rest), real(a), real(b), slopes)
+            narrow(slopes, out[r, at : at + TILE])
+        t = (chosen - peak) * scale - rest
+        p = math.exp(t)
+        one[0] = (p * (a + b * t) if p > 0.0 else 0.0) + np.float64(grad_logp[r]) * scale
+        put(one, out[r, y : y + 1])
+
+
+def in_place(out, x):
+    return out
+
+
+def in_scratch(out, x):
+    return x
+
+
+def copy_one(x, out):
+    out[0] = x[0]
+
+
+HALVES = {"f16": (widen_f16, narrow_f16), "bf16": (widen_bf16, narrow_bf16)}
+
+
+@cache
+def row_kernels(kind: str) -> tuple[Any, Any]:
+    """(forward, backward) for one kind of logits."""
+    world = vars(F64 if kind == "f64" else F32).copy()
+    world |= {f"c{k}": value for k, value in enumerate(world.pop("series"), 2)}
+    bind, name = rules(), "f64" if kind == "f64" else "f32"
+
+    def make(loop: Any, flags: set[str], suffix: str = name, **free: Any) -> Any:
+        return bind.drive(loop, suffix, jit(fastmath=flags), **world, **free)
+
+    exp = make(exp_float64 if kind == "f64" else exp_float32, CONTRACT)
+    tiles = {
+        "tile_max": make(tile_max, CONTRACT),
+        "tile_sum": make(tile_sum, SUMS, exp=exp),
+        "tile_sums": make(tile_sums, SUMS, exp=exp),
+        "tile_slopes": make(tile_slopes, CONTRACT, exp=exp),
+    }
+    widen, narrow = HALVES.get(kind, (same, stay))
+    put = HALVES[kind][1] if kind in HALVES else copy_one
+    moves = {
+        "load": make(widen, CONTRACT, kind),
+        "narrow": make(narrow, CONTRACT, kind),
+        "put": make(put, CONTRACT, kind),
+        "target": make(in_scratch if kind in HALVES else in_place, CONTRACT, kind),
+    }
+    state = make(row_state, CONTRACT, kind, **tiles, **moves)
+    free = {**tiles, **moves, "row_state": state, **vars(bind.rules)}
+    return make(forward, CONTRACT, kind, **free), make(backward, CONTRACT, kind, **free)
