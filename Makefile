@@ -2,29 +2,28 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
-LINT_STAMP := $(VENV)/.lint
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := $(wildcard src_ext/*.pyx src_ext/*.pxd src_ext/*.pxi src_ext/*.in src_ext/*.h src_ext/*.py fastalign/rules/*.py)
 # What the tests may not skip: a backend named here that is unavailable is a failure.
 REQUIRE := numpy,cython,numba,cuda-sim
 
-.PHONY: demo test bench lint build clean help
+.PHONY: help demo test bench lint build clean FORCE
 
 help:
-	@echo "make demo | test | bench | lint | build | clean"
+	@echo "make demo | test | bench | lint | build | clean      ARGS= goes to the command, CC= and PYTHON= choose the tools"
 
-demo: $(STAMP)
+demo: $(VENV)/.built
 	$(BIN)/fastalign demo $(ARGS)
 
-test: $(STAMP)
+test: $(VENV)/.test
 	FASTALIGN_REQUIRE=$(REQUIRE) $(BIN)/python -m pytest $(ARGS)
 
-bench: $(STAMP)
+bench: $(VENV)/.bench
 	$(BIN)/fastalign bench $(ARGS)
 
-build: $(STAMP)
+build: $(VENV)/.built
 
-lint: $(LINT_STAMP)
+lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -33,21 +32,30 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fastalign needs Python 3.11 or newer; set PYTHON=" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python cannot make virtual environments here: install python3-venv" >&2; exit 1; }
 	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || { echo "Python.h is missing: install python3-dev" >&2; exit 1; }
+	@set -- $${CC:-cc}; command -v "$$1" >/dev/null || { echo "there is no C compiler: install gcc, or set CC=" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+# Another choice of instruction sets is another build.
+$(VENV)/.isa: FORCE
+	@mkdir -p $(VENV)
+	@echo "$(FASTALIGN_BUILD_ISA)" | cmp -s - $@ || echo "$(FASTALIGN_BUILD_ISA)" > $@
+
 # An edited rule or kernel builds again; a stale object in build/ would otherwise be copied back.
-$(STAMP): $(VENV)/bin/python pyproject.toml setup.py constraints.txt $(SOURCES)
-	rm -rf build
+$(VENV)/.built: $(VENV)/bin/python $(VENV)/.isa pyproject.toml setup.py constraints.txt $(SOURCES)
+	rm -rf build fastalign/*.so
 	@start=$$(date +%s); \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools cython && \
-	FASTALIGN_REQUIRE_EXT=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
-		-c constraints.txt -e '.[test]' && \
+	$(PIP) setuptools cython && \
+	FASTALIGN_REQUIRE_EXT=1 $(PIP) --no-build-isolation -e '.[cli]' && \
 	echo "fastalign: set up and built in $$(( $$(date +%s) - start )) s"
 	@touch $@
 
-$(LINT_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lint]' --no-build-isolation --no-deps
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt ruff mypy
+# The requirements of an extra by themselves: to install the extra would build again.
+$(VENV)/.test: EXTRAS := cli cuda test
+$(VENV)/.bench: EXTRAS := cli bench
+$(VENV)/.lint: EXTRAS := lint
+$(VENV)/.test $(VENV)/.bench $(VENV)/.lint: $(VENV)/.built
+	@$(BIN)/python -c 'import sys, tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*(r for name in sys.argv[1:] for r in extras[name] if not r.startswith("fastalign")), sep="\n")' $(EXTRAS) > $@.txt
+	@$(PIP) -r $@.txt
 	@touch $@
 
 clean:

@@ -11,6 +11,7 @@ import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -18,6 +19,7 @@ from setuptools.command.build_ext import build_ext
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "src_ext"
 GENERATED = SOURCES / "generated"
+RULES = HERE / "fastalign" / "rules"
 X86 = platform.machine().lower() in ("x86_64", "amd64", "i686", "x86")
 
 # In this order: -fno-fast-math last would undo the two flags after it.  It also stands at the link line, where gcc 12
@@ -28,16 +30,14 @@ COMPILE = [
     "-g0", "-fvisibility=hidden", "-Wno-unused-function",
 ]  # fmt: skip
 LINK = ["-fno-fast-math"]
-MSVC = ["/O2", "/fp:precise"]
 
 ISAS = {
-    "baseline": ([], []),
-    "avx2": (["-mavx2", "-mfma", "-mf16c"], ["/arch:AVX2"]),
-    "avx512": (
-        ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl",
-         "-mprefer-vector-width=512"],
-        ["/arch:AVX512"],
-    ),
+    "baseline": [],
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": [
+        "-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl",
+        "-mprefer-vector-width=512",
+    ],
 }  # fmt: skip
 DIRECTIVES = {
     "language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True, "initializedcheck": False,
@@ -45,7 +45,7 @@ DIRECTIVES = {
 }  # fmt: skip
 
 
-def load(name: str, path: Path):
+def load(name: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -53,12 +53,11 @@ def load(name: str, path: Path):
     return module
 
 
-def stamp() -> str:
+def stamp(rules: ModuleType) -> str:
     """As in fastalign/binding.py, which cannot be imported before the package is."""
-    rules = HERE / "fastalign" / "rules"
     crc = 0
-    for file in ("__init__", *load("fastalign_rules", rules / "__init__.py").FILES):
-        crc = zlib.crc32((rules / f"{file}.py").read_bytes(), crc)
+    for file in ("__init__", *rules.FILES):
+        crc = zlib.crc32((RULES / f"{file}.py").read_bytes(), crc)
     return f"{crc:08x}"
 
 
@@ -84,7 +83,9 @@ def extensions() -> list[Extension]:
     from Cython.Build import cythonize
 
     GENERATED.mkdir(exist_ok=True)
-    write(GENERATED / "rules.pxi", load("fastalign_translate", SOURCES / "translate.py").translate(stamp()))
+    rules = load("fastalign_rules", RULES / "__init__.py")
+    translate = load("fastalign_translate", SOURCES / "translate.py").translate
+    write(GENERATED / "rules.pxi", translate(rules, RULES, stamp(rules)))
     depends = [str(p.relative_to(HERE)) for p in sorted(SOURCES.glob("*")) if p.is_file()] + ["setup.py"]
     found = [Extension("fastalign._cpu", ["src_ext/cpu.pyx"], depends=depends)]
     for isa in isas():
@@ -99,14 +100,13 @@ def extensions() -> list[Extension]:
 
 
 class Build(build_ext):
-    """Flags by compiler, the instruction sets side by side, and an installation also where nothing compiles."""
+    """The instruction sets side by side, and an installation also where nothing compiles."""
 
     def build_extensions(self) -> None:
-        msvc = self.compiler.compiler_type == "msvc"
         for extension in self.extensions:
             isa = extension.name.removeprefix("fastalign._core_") if "_core_" in extension.name else "baseline"
-            extension.extra_compile_args = MSVC + ISAS[isa][1] if msvc else COMPILE + ISAS[isa][0]
-            extension.extra_link_args = [] if msvc else list(LINK)
+            extension.extra_compile_args = COMPILE + ISAS[isa]
+            extension.extra_link_args = list(LINK)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             built = list(pool.map(self.build_or_none, self.extensions))
         # What cannot be built is left out; the package then says why it computes with something else.

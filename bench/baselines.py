@@ -17,7 +17,7 @@ SEED = {
     "gae": _stream,
     "preference_loss-sigmoid": _pairs,
     "policy_loss-ppo": lambda a: seed.seed_ppo_loss(a["log_probs"], a["old_log_probs"], a["advantages"]),
-    "reward_model_loss": lambda a: seed.seed_reward_model_loss(a["reward_chosen"], a["reward_rejected"]),
+    "reward_model_loss-bradley_terry": lambda a: seed.seed_reward_model_loss(a["reward_chosen"], a["reward_rejected"]),
     "kl_estimate-p_log_ratio": lambda a: seed.seed_kl_penalty_reward(a["log_probs"], a["ref_log_probs"]),
 }
 

@@ -101,11 +101,11 @@ def kernels(timings):
 
 ABOUT = """
 One call, outputs allocated by it as a user's would be; min, median and spread (between the quartiles) over all rounds
-of all turns.  What is compared was timed in turn, in one run, and its results checked against the float64 reference
-first.  *seed*: the curriculum's NumPy code.  *numpy*: this package's NumPy backend.  Both use one thread; ratios are
-against that, by the minima, and below 1× fastalign is the slower one.  *floor*: a read of the same bytes where next to
-nothing is written, else a copy of as many bytes, into memory that is already there, by as many threads.  GB/s counts
-the arrays read and written, each once.
+of all turns.  What is compared was timed in turn, in one run; of the kernels, what each backend returned was checked
+against the float64 reference first.  *seed*: the curriculum's NumPy code.  *numpy*: this package's NumPy backend.  Both
+use one thread; ratios are against that, by the minima, and below 1× fastalign is the slower one.  *floor*: a read of
+the same bytes where next to nothing is written, else a copy of as many bytes, into memory that is already there, by as
+many threads.  GB/s counts the arrays read and written, each once.
 """
 
 

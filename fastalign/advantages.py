@@ -13,7 +13,7 @@ class _Streams:
     """Arrays over time and streams as the kernels take them: two axes, and the layout."""
 
     def __init__(self, shape: tuple[int, ...], layout: str) -> None:
-        arrays.choice("layout", layout, ("TN", "NT"))
+        layout = arrays.choice("layout", layout, ("TN", "NT"))
         if len(shape) not in (1, 2):
             raise ValueError(f"rewards has shape {shape}; expected one stream (T,), or two axes as layout says")
         self.shape = shape
@@ -41,13 +41,20 @@ def _last_values(engine: Engine, x: Any, streams: _Streams, dtype: np.dtype) -> 
 
 
 def _check_bootstrap(
-    engine: Engine, truncated: Array | None, final_values: Any, next_values: Any, last_values: Any
+    engine: Engine,
+    terminated: Array,
+    truncated: Array | None,
+    kept: Array | None,
+    final_values: Any,
+    next_values: Any,
+    last_values: Any,
 ) -> None:
     if last_values is not None and next_values is not None:
         raise ValueError("last_values and next_values are both given; next_values holds the last ones already")
     if truncated is None or final_values is not None or next_values is not None:
         return
-    at = np.flatnonzero(engine.host(truncated))
+    cut = (engine.host(truncated) != 0) & (engine.host(terminated) == 0)
+    at = np.flatnonzero(cut if kept is None else cut & (engine.host(kept) != 0))
     if at.size:
         place = arrays.where_is(int(at[0]), truncated.shape)
         raise ValueError(f"truncated{place} is True; expected final_values or next_values to continue from there")
@@ -73,14 +80,14 @@ def _run(
     engine = choose(backend, *(x for x in named.values() if x is not None))
     if terminated is None:
         raise TypeError("terminated is None; expected flags of the shape of rewards")
-    real = dict(zip(named, arrays.reals(**named), strict=True))
+    real = dict(zip(named, arrays.reals("next_values", "final_values", **named), strict=True))
     rewards = real["rewards"]
     streams = _Streams(rewards.shape, layout)
     shape = rewards.shape
     ends = arrays.flags("terminated", terminated, shape, "1 = ended")
     cuts = arrays.flags("truncated", truncated, shape, "1 = cut short")
     kept = arrays.flags("mask", mask, shape)
-    _check_bootstrap(engine, cuts, named.get("final_values"), named.get("next_values"), last_values)
+    _check_bootstrap(engine, ends, cuts, kept, named.get("final_values"), named.get("next_values"), last_values)
     last = _last_values(engine, last_values, streams, rewards.dtype)
     inputs = [x for x in (*named.values(), terminated, truncated, mask, last_values) if x is not None]
     filled = _outputs(engine, outputs, out, shape, rewards.dtype, inputs, named["rewards"])
@@ -111,7 +118,8 @@ def _outputs(
         return [engine.empty(shape, dtype, like) for _ in names]
     if not isinstance(out, tuple) or len(out) != len(names):
         raise TypeError(f"out is a {type(out).__name__}; expected a tuple of {len(names)} arrays")
-    given = [arrays.output(f"out[{k}]", x, shape, dtype, inputs) for k, x in enumerate(out)]
+    places = ["out"] if len(names) == 1 else [f"out[{k}]" for k in range(len(names))]
+    given = [arrays.output(place, x, shape, dtype, inputs) for place, x in zip(places, out, strict=True)]
     if len(given) == 2 and isinstance(given[0], np.ndarray) and np.may_share_memory(given[0], given[1]):
         raise ValueError("out[0] shares memory with out[1]")
     return given

@@ -53,10 +53,6 @@ def take(name: str, x: Any) -> Array:
     return array
 
 
-def _is_bfloat16(dtype: np.dtype) -> bool:
-    return dtype.name == "bfloat16"
-
-
 def real_dtype(name: str, dtype: np.dtype) -> np.dtype:
     """The dtype in which values of ``dtype`` are computed."""
     native = dtype.newbyteorder("=")
@@ -69,9 +65,9 @@ def real_dtype(name: str, dtype: np.dtype) -> np.dtype:
     raise TypeError(f"{name} has dtype {dtype}; expected float64, float32, a half precision, or integers")
 
 
-def reals(**named: Any) -> list[Array]:
-    """The arrays, of one shape, contiguous, in their common floating dtype.  None stays None."""
-    given = [(name, take(name, x)) for name, x in named.items() if x is not None]
+def reals(*optional: str, **named: Any) -> list[Array]:
+    """The arrays, of one shape, contiguous, in their common floating dtype.  None stays None where it may be given."""
+    given = [(name, take(name, x)) for name, x in named.items() if x is not None or name not in optional]
     first_name, first = given[0]
     dtype = real_dtype(first_name, first.dtype)
     for name, x in given[1:]:
@@ -153,28 +149,30 @@ class Logits:
 
 
 def tokens(
-    x: Any, shape: tuple[int, ...], vocabulary: int, mask: Any, ignore_index: int | None
+    name: str, x: Any, shape: tuple[int, ...], vocabulary: int, mask: Any, ignore_index: int | None
 ) -> tuple[Array, Array | None]:
     """Token ids as flat int64, and the flat mask of those that count; every one that counts is in [0, V)."""
-    x = take("tokens", x)
+    x = take(name, x)
     if x.dtype.kind not in "iu" and x.size:
-        raise TypeError(f"tokens has dtype {x.dtype}; expected integers")
+        raise TypeError(f"{name} has dtype {x.dtype}; expected integers")
     if x.shape != shape:
-        raise ValueError(f"tokens has shape {x.shape}; expected {shape}, the shape of logits without its last axis")
+        raise ValueError(f"{name} has shape {x.shape}; expected {shape}, the shape of logits without its last axis")
+    if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, np.integer))):
+        raise TypeError(f"ignore_index is {ignore_index!r}; expected an integer")
     kept = flags("mask", mask, shape)
     if type(x) is not np.ndarray:
-        return _device_tokens(x, vocabulary, kept, ignore_index)
+        return _device_tokens(name, x, vocabulary, kept, ignore_index)
     if ignore_index is not None:
         counts = x != ignore_index
         kept = (counts if kept is None else counts & (kept != 0)).view(np.uint8)
     ids = np.ascontiguousarray(x, np.int64).reshape(-1)
     if kept is not None:
         kept = kept.reshape(-1)
-    _check_range(x, ids, shape, vocabulary, kept)
+    _check_range(name, x, ids, shape, vocabulary, kept)
     return ids, kept
 
 
-def _check_range(x: np.ndarray, ids: np.ndarray, shape: tuple[int, ...], vocabulary: int, kept: Any) -> None:
+def _check_range(name: str, x: np.ndarray, ids: np.ndarray, shape: tuple[int, ...], vocabulary: int, kept: Any) -> None:
     if not ids.size or (ids.min() >= 0 and ids.max() < vocabulary):  # uint64 beyond int64 wraps to negative
         return
     bad = (ids < 0) | (ids >= vocabulary)
@@ -185,39 +183,43 @@ def _check_range(x: np.ndarray, ids: np.ndarray, shape: tuple[int, ...], vocabul
     at = int(np.flatnonzero(bad)[0])
     value = int(x.reshape(-1)[at])
     hint = "; ignore_index=-100 skips such tokens" if value == -100 else ""
-    raise IndexError(f"tokens{where_is(at, shape)} is {value}; expected 0 <= token < {vocabulary}{hint}")
+    raise IndexError(f"{name}{where_is(at, shape)} is {value}; expected 0 <= token < {vocabulary}{hint}")
 
 
-def _device_tokens(x: Array, vocabulary: int, kept: Any, ignore_index: int | None) -> tuple[Array, Array | None]:
+def _device_tokens(
+    name: str, x: Array, vocabulary: int, kept: Any, ignore_index: int | None
+) -> tuple[Array, Array | None]:
     if ignore_index is not None:
         raise TypeError("ignore_index is for host arrays; on a device pass mask=")
     if x.dtype != np.int64:
-        raise TypeError(f"tokens has dtype {x.dtype}; expected int64 (arrays on a device are not cast)")
+        raise TypeError(f"{name} has dtype {x.dtype}; expected int64 (arrays on a device are not cast)")
     shape = x.shape
     x, kept = x.reshape((x.size,)), None if kept is None else kept.reshape((x.size,))
     at = _cuda().first_bad_token(x, kept, vocabulary)
     if at >= 0:
-        raise IndexError(f"tokens{where_is(at, shape)} is outside the vocabulary; expected 0 <= token < {vocabulary}")
+        raise IndexError(f"{name}{where_is(at, shape)} is outside the vocabulary; expected 0 <= token < {vocabulary}")
     return x, kept
 
 
-def offsets(x: Any, n: int) -> np.ndarray:
-    """cu_seqlens as int64, checked: starts at 0, never falls, ends at n."""
+def offsets(x: Any, n: int | None = None) -> np.ndarray:
+    """cu_seqlens as int64, checked: starts at 0, never falls, ends at n where that is known."""
     if is_device(x):
         raise TypeError("cu_seqlens is on a device; pass it as a host array")
     array = take("cu_seqlens", x)
-    if array.dtype.kind not in "iu":
+    if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"cu_seqlens has dtype {array.dtype}; expected integers")
     rank("cu_seqlens", array, 1)
     if not array.size or array[0] != 0:
         raise ValueError("cu_seqlens starts with {}; expected 0".format(array[0] if array.size else "nothing"))
     bounds = np.ascontiguousarray(array, np.int64)
-    falls = np.flatnonzero(np.diff(bounds) < 0)
+    falls = np.flatnonzero(array[1:] < array[:-1])  # of differences some would wrap
     if falls.size:
         at = int(falls[0]) + 1
-        raise ValueError(f"cu_seqlens[{at}] is {bounds[at]}, less than the {bounds[at - 1]} before it")
-    if bounds[-1] != n:
-        raise ValueError(f"cu_seqlens ends with {bounds[-1]}; expected {n}, the number of elements")
+        raise ValueError(f"cu_seqlens[{at}] is {array[at]}, less than the {array[at - 1]} before it")
+    if n is None and array[-1] > np.iinfo(np.int64).max:
+        raise ValueError(f"cu_seqlens ends with {array[-1]}; expected a number of elements")
+    if n is not None and array[-1] != n:
+        raise ValueError(f"cu_seqlens ends with {array[-1]}; expected {n}, the number of elements")
     return bounds
 
 
@@ -240,8 +242,9 @@ def output(
     if not out.flags.writeable:
         raise ValueError(f"{name} is read-only")
     for x in inputs:
-        if isinstance(x, np.ndarray) and np.may_share_memory(out, x):
-            same = x is allowed and x.ctypes.data == out.ctypes.data and x.strides == out.strides
+        array = x if isinstance(x, np.ndarray) or is_device(x) else np.asarray(x)  # which copies a list, not a buffer
+        if isinstance(array, np.ndarray) and np.may_share_memory(out, array):
+            same = x is allowed and array.ctypes.data == out.ctypes.data and array.strides == out.strides
             if not same:
                 raise ValueError(f"{name} shares memory with an input")
     return out
@@ -264,6 +267,30 @@ def number(name: str, x: Any, low: float = -math.inf, high: float = math.inf, *,
 
 def choice(name: str, x: Any, allowed: Iterable[str]) -> str:
     allowed = tuple(allowed)
-    if x not in allowed:
-        raise ValueError(f"{name} is {x!r}; expected one of {', '.join(map(repr, allowed))}")
-    return x
+    for known in allowed:
+        if isinstance(x, str) and x == known:
+            return known  # a plain string, whatever x is a subclass of
+    raise ValueError(f"{name} is {x!r}; expected one of {', '.join(map(repr, allowed))}")
+
+
+def kind(name: str, x: Any, family: str) -> str:
+    """``x`` if the rules of that family have it."""
+    from .binding import family as kinds_of  # reads the rules, which importing the package need not
+
+    return choice(name, x, kinds_of(family))
+
+
+def count(name: str, x: Any) -> int:
+    """A positive integer of whatever type."""
+    if isinstance(x, (bool, np.bool_)) or not isinstance(x, (int, np.integer)) or x < 1:
+        raise ValueError(f"{name} is {x!r}; expected a positive integer")
+    return int(x)
+
+
+def shape_of(name: str, x: Any) -> tuple[int, ...]:
+    """A shape: a tuple or list of integers that are not negative."""
+    if not isinstance(x, (tuple, list)) or not all(isinstance(n, (int, np.integer)) and n >= 0 for n in x):
+        raise ValueError(f"{name} is {x!r}; expected a tuple of lengths")
+    if math.prod(x) > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} is {x!r}, of more elements than can be counted")
+    return tuple(map(int, x))

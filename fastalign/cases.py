@@ -127,8 +127,8 @@ def make_rewards(rng: Random, shape: Shape, dtype: str, masked: bool = False) ->
     }
 
 
-def call_rewards(a: Arguments, backend: str | None) -> Results:
-    return fastalign.reward_model_loss(**a, center_coef=0.01, backend=backend)
+def call_rewards(kind: str) -> Call:
+    return lambda a, backend: fastalign.reward_model_loss(**a, loss_type=kind, center_coef=0.01, backend=backend)
 
 
 def make_policy(rng: Random, shape: Shape, dtype: str, masked: bool = False) -> Arguments:
@@ -188,9 +188,12 @@ OPERATIONS = {
     "token_log_probs_grad": Operation(make_rows_grad, call_backward, "row", ("logits",), 40),
     "gae": Operation(make_streams, call_gae, "scan", STREAM_READS, 16),
     "discounted_returns": Operation(make_streams, call_returns, "scan", ("rewards", "terminated"), 16),
-    "reward_model_loss": Operation(
-        make_rewards, call_rewards, "pointwise", ("reward_chosen", "reward_rejected", "margin")
-    ),
+    **{
+        f"reward_model_loss-{kind}": Operation(
+            make_rewards, call_rewards(kind), "pointwise", ("reward_chosen", "reward_rejected", "margin")
+        )
+        for kind in family("reward")
+    },
     **{
         f"preference_loss-{kind}": Operation(make_pairs, call_pairs(kind), "pointwise", PAIR_READS)
         for kind in family("pair")

@@ -59,6 +59,9 @@ def check_environment() -> None:
     """Raise ValueError for a FASTALIGN_* variable that means nothing, or an instruction set the processor lacks."""
     _known(os.environ.get("FASTALIGN_BACKEND") or None, "FASTALIGN_BACKEND")
     threads.thread_count_and_source()
+    cache = os.environ.get("FASTALIGN_NUMBA_CACHE", "")
+    if cache not in ("", "0", "1"):
+        raise ValueError(f"FASTALIGN_NUMBA_CACHE is {cache!r}; expected 0 or 1")
     if os.environ.get("FASTALIGN_ISA"):
         _module("cython").check_environment()
 
@@ -70,6 +73,8 @@ def _known(backend: str | None, source: str) -> None:
 
 def warmup(backend: str | None = None) -> None:
     """Load or compile what the first calls of ``backend`` would wait for; None: the default one.
+
+    Numba still compiles again, for half a second, where a call's arrays are read-only.
 
     Raises ValueError for an unknown name, RuntimeError for a backend that cannot be used here.
 
@@ -114,7 +119,7 @@ def _automatic() -> "Engine":
         if reasons[name] is None:
             break
     if reasons["cython"] is not None:
-        text = f"fastalign computes with {name}, slower than its extension: {reasons['cython']}"
+        text = f"fastalign computes with {name} instead of its extension: {reasons['cython']}"
         warnings.warn(text, RuntimeWarning, stacklevel=4)
     return _engine(name, False)
 

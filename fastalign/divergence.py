@@ -14,12 +14,6 @@ class KLEstimate(NamedTuple):
     grad: Array
 
 
-def _kinds() -> tuple[str, ...]:
-    from .binding import family
-
-    return family("kl")
-
-
 def kl_divergence(log_probs_p: Array, log_probs_q: Array, *, backend: str | None = None) -> float:
     """KL(P ‖ Q) from the log-probabilities of all outcomes, summed over every element.
 
@@ -62,7 +56,7 @@ def kl_estimate(
     >>> float(value[0].round(6)), float(grad[0].round(6))
     (0.049859, -0.349859)
     """
-    arrays.choice("estimator", estimator, _kinds())
+    estimator = arrays.kind("estimator", estimator, "kl")
     engine = choose(backend, log_probs, ref_log_probs)
     p, q = arrays.reals(log_probs=log_probs, ref_log_probs=ref_log_probs)
     value, grad = _elementwise(engine, p, q, estimator, mask, 1.0, log_probs)
@@ -109,7 +103,7 @@ def kl_penalty_reward(
     >>> kl_penalty_reward([-1.0], [-1.5], 0.2, estimator="k1").round(6).tolist()
     [0.1]
     """
-    arrays.choice("estimator", estimator, _kinds())
+    estimator = arrays.kind("estimator", estimator, "kl")
     weight = arrays.number("kl_coef", kl_coef)
     engine = choose(backend, policy_log_probs, ref_log_probs)
     p, q = arrays.reals(policy_log_probs=policy_log_probs, ref_log_probs=ref_log_probs)

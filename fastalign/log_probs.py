@@ -1,5 +1,6 @@
 """Token log-probabilities from logits, their gradients, and their sums over sequences."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,6 +8,9 @@ import numpy as np
 from . import arrays
 from .arrays import Array, Logits
 from .dispatch import Engine, choose
+
+# The least normal numbers: temperatures and their reciprocals are not smaller.
+TINY = {np.dtype(x): float(np.finfo(x).tiny) for x in (np.float32, np.float64)}
 
 
 class TokenLogProbs(NamedTuple):
@@ -45,22 +49,46 @@ def token_log_probs(
     >>> [float(v[0].round(6)) for v in token_log_probs(x, [1], entropy=True)]
     [-1.460773, 3.460773, 0.993015]
     """
+    return _forward(logits, "tokens", tokens, temperature, mask, ignore_index, entropy, None, backend)
+
+
+def _forward(
+    logits: Array,
+    name: str,
+    tokens: Array,
+    temperature: float,
+    mask: Array | None,
+    ignore_index: int | None,
+    entropy: bool,
+    out: Array | None,
+    backend: str | None,
+) -> TokenLogProbs:
+    """``name`` is what the caller calls the tokens; ``out`` is for logp."""
     engine = choose(backend, logits, tokens)
-    rows, ids, kept, scale = _prepare(logits, tokens, temperature, mask, ignore_index)
-    shape = rows.shape[:-1]
-    logp, lse = (engine.empty((rows.rows,), rows.real, logits) for _ in range(2))
-    spread = engine.empty((rows.rows,), rows.real, logits) if entropy else None
+    rows, ids, kept, scale = _prepare(logits, name, tokens, temperature, mask, ignore_index)
+    shape, flat = rows.shape[:-1], (rows.rows,)
+    if out is None:
+        logp = engine.empty(flat, rows.real, logits)
+    else:
+        given = [x for x in (logits, tokens, mask) if x is not None]
+        logp = arrays.output("out", out, shape, rows.real, given).reshape(flat)
+    lse = engine.empty(flat, rows.real, logits)
+    spread = engine.empty(flat, rows.real, logits) if entropy else None
     if rows.rows:
         engine.rows("row_forward", rows.bits, rows.kind, ids, kept, scale, logp, lse, spread)
-    return TokenLogProbs(logp.reshape(shape), lse.reshape(shape), None if spread is None else spread.reshape(shape))
+    target = logp.reshape(shape) if out is None else out
+    return TokenLogProbs(target, lse.reshape(shape), None if spread is None else spread.reshape(shape))
 
 
 def _prepare(
-    logits: Array, tokens: Array, temperature: float, mask: Array | None, ignore_index: int | None
+    logits: Array, name: str, tokens: Array, temperature: float, mask: Array | None, ignore_index: int | None
 ) -> tuple[Logits, Array, Array | None, float]:
     rows = Logits(logits)
-    scale = 1.0 / arrays.number("temperature", temperature, 0.0, above=True)
-    ids, kept = arrays.tokens(tokens, rows.shape[:-1], rows.vocabulary, mask, ignore_index)
+    temperature = arrays.number("temperature", temperature, 0.0, above=True)
+    if not TINY[rows.real] <= temperature <= 1.0 / TINY[rows.real]:
+        raise ValueError(f"temperature is {temperature!r}, too small or too large for {rows.real}")
+    scale = 1.0 / temperature
+    ids, kept = arrays.tokens(name, tokens, rows.shape[:-1], rows.vocabulary, mask, ignore_index)
     return rows, ids, kept, scale
 
 
@@ -85,9 +113,9 @@ def token_log_probs_grad(
 
     logits, tokens, temperature, mask, ignore_index: as in the forward call; grad_logp, grad_lse, grad_entropy: the
     derivatives of the loss, of the shape of the tokens.  lse and entropy, saved from the forward call, spare a sweep;
-    without them they are computed again.  Returns (…, V) in the dtype of the logits, rounded once; ``out`` receives it
-    and may be ``logits`` itself.  Skipped rows are not read and get 0.  A logit of −inf gets 0, unless it is the
-    token; a row without probabilities (NaN, +inf, nothing but −inf) gets NaN.
+    without them, or where |lse| > 64 and its rounding would show, they are computed again.  Returns (…, V) in the dtype
+    of the logits, rounded once; ``out`` receives it and may be ``logits`` itself.  Skipped rows are not read and get 0.
+    A logit of −inf gets 0, unless it is the token; a row without probabilities (NaN, +inf, nothing but −inf) gets NaN.
 
     Raises IndexError for a token outside [0, V), ValueError for shapes, options and overlapping arrays, TypeError for
     dtypes; then nothing is written.
@@ -99,7 +127,7 @@ def token_log_probs_grad(
     [[-0.085369, 0.767943, -0.630796, 0.0, -0.051779]]
     """
     engine = choose(backend, logits, tokens, grad_logp)
-    rows, ids, kept, scale = _prepare(logits, tokens, temperature, mask, ignore_index)
+    rows, ids, kept, scale = _prepare(logits, "tokens", tokens, temperature, mask, ignore_index)
     named = {"grad_logp": grad_logp, "grad_lse": grad_lse, "grad_entropy": grad_entropy, "lse": lse, "entropy": entropy}
     flat = [_like_tokens(name, x, rows) for name, x in named.items()]
     if flat[0] is None:
@@ -153,18 +181,7 @@ def selective_log_softmax(
     x = arrays.take("logits", logits)
     if arrays.take("index", index).ndim == x.ndim and x.ndim > 0:
         raise ValueError("index has as many axes as logits; expected one fewer (one index per row)")
-    if out is None:
-        return token_log_probs(
-            x, index, temperature=temperature, mask=mask, ignore_index=ignore_index, backend=backend
-        ).logp
-    engine = choose(backend, logits, index)
-    rows, ids, kept, scale = _prepare(x, index, temperature, mask, ignore_index)
-    given = [v for v in (logits, index, mask) if v is not None]
-    logp = arrays.output("out", out, rows.shape[:-1], rows.real, given).reshape((rows.rows,))
-    lse = engine.empty((rows.rows,), rows.real, logits)
-    if rows.rows:
-        engine.rows("row_forward", rows.bits, rows.kind, ids, kept, scale, logp, lse, None)
-    return out
+    return _forward(x, "index", index, temperature, mask, ignore_index, False, out, backend).logp
 
 
 def compute_log_probs(
@@ -277,17 +294,17 @@ def sequence_log_probs_grad(
         if mask is not None:
             shape = arrays.take("mask", mask).shape
         elif cu_seqlens is not None:
-            shape = (int(arrays.take("cu_seqlens", cu_seqlens)[-1]),)
+            shape = (int(arrays.offsets(cu_seqlens)[-1]),)
         else:
             raise ValueError("the shape of logp is unknown; pass mask, cu_seqlens or shape")
-    shape = tuple(shape)
-    n = int(np.prod(shape, dtype=np.int64))
+    shape = arrays.shape_of("shape", shape)
+    n = math.prod(shape)
+    out = engine.empty((n,), g.dtype, grad)  # first: a shape beyond all memory ends here
     offsets = _segments(n, shape, cu_seqlens)
     if len(offsets) - 1 != g.size:
         raise ValueError(f"grad has shape {g.shape}; expected ({len(offsets) - 1},), one per sequence")
     kept = arrays.flags("mask", mask, shape)
     kept = None if kept is None else kept.reshape((n,))
-    out = engine.empty((n,), g.dtype, grad)
     if n:
         counts = engine.place(_counts(offsets, engine, kept))
         engine.group_spread(g, engine.place(offsets), kept, mean, counts, out)
@@ -295,7 +312,8 @@ def sequence_log_probs_grad(
 
 
 def _counts(offsets: np.ndarray, engine: Engine, kept: Array | None) -> np.ndarray:
+    """How many elements of each sequence count.  A bool may hold any byte but 0 for True."""
     if kept is None:
         return np.diff(offsets)
-    ranks = np.concatenate([[0], np.cumsum(engine.host(kept), dtype=np.int64)])[offsets]
+    ranks = np.concatenate([[0], np.cumsum(engine.host(kept) != 0, dtype=np.int64)])[offsets]
     return np.ascontiguousarray(np.diff(ranks))

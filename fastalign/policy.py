@@ -21,12 +21,6 @@ class PolicyLoss(NamedTuple):
 RATES = ("approx_kl", "clip_ratio/region_mean", "clipfrac", "ratio_mean", "ratio_max")
 
 
-def _kinds() -> tuple[str, ...]:
-    from .binding import family
-
-    return family("policy")
-
-
 def policy_loss(
     log_probs: Array,
     old_log_probs: Array,
@@ -59,8 +53,8 @@ def policy_loss(
     >>> round(r.loss, 6), r.grad_log_probs.round(6).tolist(), r.metrics["clipfrac"]
     (-0.943265, [0.0, -0.303265], 1.0)
     """
-    arrays.choice("loss_type", loss_type, _kinds())
-    arrays.choice("aggregation", aggregation, ("token_mean", "token_sum"))
+    loss_type = arrays.kind("loss_type", loss_type, "policy")
+    aggregation = arrays.choice("aggregation", aggregation, ("token_mean", "token_sum"))
     low = arrays.number("clip_low", clip_low, 0.0)
     high = low if clip_high is None else arrays.number("clip_high", clip_high, 0.0)
     bound = math.inf if log_ratio_clamp is None else arrays.number("log_ratio_clamp", log_ratio_clamp, 0.0, above=True)
@@ -107,7 +101,6 @@ def ppo_loss(
     (-0.903265, [-0.303265, 0.0])
     """
     clip = arrays.number("clip_ratio", clip_ratio, 0.0)
-    result = policy_loss(
-        new_log_probs, old_log_probs, advantages, mask=mask, clip_low=clip, log_ratio_clamp=None, backend=backend
-    )
+    new, old, adv = arrays.reals(new_log_probs=new_log_probs, old_log_probs=old_log_probs, advantages=advantages)
+    result = policy_loss(new, old, adv, mask=mask, clip_low=clip, log_ratio_clamp=None, backend=backend)
     return result.loss, result.grad_log_probs

@@ -53,12 +53,6 @@ class PreferenceLoss(NamedTuple):
     metrics: dict[str, float]
 
 
-def _kinds() -> tuple[str, ...]:
-    from .binding import family
-
-    return family("pair")
-
-
 def preference_loss(
     policy_chosen_logps: Array,
     policy_rejected_logps: Array,
@@ -87,7 +81,7 @@ def preference_loss(
     >>> round(r.loss, 7), float(r.grad_chosen[0].round(7))
     (0.4200553, -0.1714948)
     """
-    arrays.choice("loss_type", loss_type, _kinds())
+    loss_type = arrays.kind("loss_type", loss_type, "pair")
     beta = arrays.number("beta", beta, 0.0, above=True)
     label_smoothing = arrays.number("label_smoothing", label_smoothing, 0.0, 1.0)
     logps = (policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps)
@@ -110,6 +104,8 @@ def _preference_loss(
         raise TypeError("only one of ref_chosen_logps and ref_rejected_logps is given; expected both or neither")
     engine = choose(backend, policy_chosen_logps, policy_rejected_logps)
     pc, pr, rc, rr = arrays.reals(
+        "ref_chosen_logps",
+        "ref_rejected_logps",
         policy_chosen_logps=policy_chosen_logps,
         policy_rejected_logps=policy_rejected_logps,
         ref_chosen_logps=ref_chosen_logps,
@@ -153,7 +149,7 @@ class DPOTrainer:
     ) -> None:
         self.beta = arrays.number("beta", beta, 0.0, above=True)
         self.label_smoothing = arrays.number("label_smoothing", label_smoothing, 0.0, 1.0)
-        self.loss_type = arrays.choice("loss_type", loss_type, _kinds())
+        self.loss_type = arrays.kind("loss_type", loss_type, "pair")
         self.backend = backend
 
     def compute_loss(

@@ -14,13 +14,14 @@ def reward_model_loss(
     reward_chosen: Array,
     reward_rejected: Array,
     *,
+    loss_type: str = "bradley_terry",
     margin: Array | None = None,
     center_coef: float = 0.0,
     backend: str | None = None,
 ) -> tuple[float, Array, Array]:
-    """(loss, ∂loss/∂reward_chosen, ∂loss/∂reward_rejected) of the Bradley–Terry model, averaged over all elements.
+    """(loss, ∂loss/∂reward_chosen, ∂loss/∂reward_rejected) of pairs of rewards, averaged over all elements.
 
-    −log σ(r_w − r_l − margin) + c (r_w + r_l)²
+    bradley_terry:  −log σ(r_w − r_l − margin) + c (r_w + r_l)²
 
     Arrays of one shape, (batch,) or (batch, 1) or any other; margin (arXiv:2307.09288) of that shape or None for 0;
     c = center_coef (arXiv:2312.09244).  Gradients have the shape and dtype of the rewards and are divided by their
@@ -32,16 +33,19 @@ def reward_model_loss(
     >>> round(loss, 7), chosen.round(6).tolist(), rejected.round(6).tolist()
     (0.6342389, [-0.412166], [0.488166])
     """
+    loss_type = arrays.kind("loss_type", loss_type, "reward")
     center = arrays.number("center_coef", center_coef, 0.0)
     engine = choose(backend, reward_chosen, reward_rejected)
-    won, lost, apart = arrays.reals(reward_chosen=reward_chosen, reward_rejected=reward_rejected, margin=margin)
+    won, lost, apart = arrays.reals(
+        "margin", reward_chosen=reward_chosen, reward_rejected=reward_rejected, margin=margin
+    )
     n, flat = won.size, (won.size,)
     if apart is None:
         apart = engine.zeros(flat, won.dtype, reward_chosen)
     grads = tuple(engine.empty(flat, won.dtype, reward_chosen) for _ in range(2))
     weight = 1.0 / n if n else 0.0
     inputs = tuple(x.reshape(flat) for x in (won, lost, apart))
-    (total,) = engine.pointwise("reward", "bradley_terry", inputs, None, (center, weight), grads)
+    (total,) = engine.pointwise("reward", loss_type, inputs, None, (center, weight), grads)
     return total * weight, grads[0].reshape(won.shape), grads[1].reshape(won.shape)
 
 
@@ -68,9 +72,7 @@ class RewardModel:
         rng: np.random.Generator | int | None = None,
         dtype: Any = np.float64,
     ) -> None:
-        for name, size in (("input_dim", input_dim), ("hidden_dim", hidden_dim)):
-            if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
-                raise ValueError(f"{name} is {size!r}; expected a positive integer")
+        input_dim, hidden_dim = arrays.count("input_dim", input_dim), arrays.count("hidden_dim", hidden_dim)
         self.dtype = np.dtype(dtype)
         if self.dtype not in arrays.FLOATS:
             raise TypeError(f"dtype is {self.dtype}; expected float32 or float64")
@@ -84,7 +86,7 @@ class RewardModel:
 
     def forward(self, x: Array) -> np.ndarray:
         """Rewards (batch, 1) of features (batch, input_dim)."""
-        x = self._matrix("x", x, self.W1.shape[0])
+        x = self._matrix("x", x, self.W1.shape[0]).copy()  # backward needs it as it was
         h = x @ self.W1 + self.b1
         h_relu = np.maximum(h, 0)
         self.cache = {"x": x, "h": h, "h_relu": h_relu}

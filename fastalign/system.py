@@ -58,7 +58,8 @@ def info() -> dict[str, Any]:
         "cpu": _cpu(),
         "extension": _extension(),
         "backends": backends,
-        "default_backend": next(name for name in dispatch.AUTOMATIC if backends[name] is None),
+        "default_backend": os.environ.get("FASTALIGN_BACKEND")
+        or next(name for name in dispatch.AUTOMATIC if backends[name] is None),
         "threads": {"count": count, "from": source},
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith("FASTALIGN_")},
     }
@@ -73,9 +74,11 @@ def as_lines(facts: dict[str, Any]) -> list[str]:
     lines.append(f"{'instruction set':<18}{extension['chosen'] or 'none: ' + extension['why_not']}")
     lines.append(f"{'  built':<18}{', '.join(extension['usable']) or 'none'}")
     lines.append(f"{'  processor runs':<18}{', '.join(extension['processor_runs']) or 'unknown'}")
+    kept = {True: "kept", False: "flushed to zero in this thread", None: "unknown"}[extension["keeps_subnormals"]]
+    lines.append(f"{'  subnormals':<18}{kept}")
     for name, reason in facts["backends"].items():
         default = " (default)" if name == facts["default_backend"] else ""
-        lines.append(f"{'backend ' + name:<18}{'usable' + default if reason is None else 'no: ' + reason}")
+        lines.append(f"{'backend ' + name:<18}{'usable' if reason is None else 'no: ' + reason}{default}")
     lines.append(f"{'threads':<18}{facts['threads']['count']} ({facts['threads']['from']})")
     lines += [f"{name:<18} = {value}" for name, value in facts["environment"].items()]
     return lines

@@ -4,22 +4,23 @@ from libc.math cimport NAN, exp, isfinite, log
 from libc.string cimport memchr, memset
 
 cdef extern from "pointwise.h" nogil:
-    enum: FA_BLOCK
-    enum: FA_INPUTS
-    enum: FA_RESULTS
-    enum: FA_PARAMS
+    enum:
+        FA_TILE
+        FA_INPUTS
+        FA_RESULTS
+        FA_PARAMS
     ctypedef struct fa_tile:
-        double x[4][128]
-        double y[12][128]
-        double p[8]
+        double x[FA_INPUTS][FA_TILE]
+        double y[FA_RESULTS][FA_TILE]
+        double p[FA_PARAMS]
     ctypedef void (*fa_step)(fa_tile *tile, Py_ssize_t n) noexcept nogil
     ctypedef struct fa_pointwise:
         fa_step step
         int inputs, outputs, sums, peaks, single
-        const void *in_ "in"[4]
+        const void *in_ "in"[FA_INPUTS]
         const unsigned char *mask
-        void *out[12]
-        double p[8]
+        void *out[FA_RESULTS]
+        double p[FA_PARAMS]
     void fa_pointwise_run(const fa_pointwise *work, Py_ssize_t n, double *partials) noexcept
 
 cdef extern from "rows.h" nogil:

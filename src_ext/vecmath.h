@@ -18,9 +18,6 @@
 #if defined(__GNUC__)
 #define FA_INLINE static inline __attribute__((always_inline, unused))
 #define FA_UNUSED __attribute__((unused))
-#elif defined(_MSC_VER)
-#define FA_INLINE static __forceinline
-#define FA_UNUSED
 #else
 #define FA_INLINE static inline
 #define FA_UNUSED

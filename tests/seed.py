@@ -4,17 +4,14 @@ show the differences against."""
 import numpy as np
 
 
-def seed_compute_log_probs(logits, tokens):
-    peak = logits.max(axis=-1, keepdims=True)
-    log_probs = logits - peak - np.log(np.sum(np.exp(logits - peak), axis=-1, keepdims=True))
-    return np.take_along_axis(log_probs, tokens[..., None], axis=-1).squeeze(-1).sum(axis=-1)
-
-
 def seed_token_log_probs(logits, tokens):
-    """The same without the closing sum, for [rows, V]."""
     peak = logits.max(axis=-1, keepdims=True)
     log_probs = logits - peak - np.log(np.sum(np.exp(logits - peak), axis=-1, keepdims=True))
     return np.take_along_axis(log_probs, tokens[..., None], axis=-1).squeeze(-1)
+
+
+def seed_compute_log_probs(logits, tokens):
+    return seed_token_log_probs(logits, tokens).sum(axis=-1)
 
 
 def seed_reward_model_loss(reward_chosen, reward_rejected):

@@ -1,24 +1,13 @@
 """A new loss is two edits: the rule, and a formula in the reference.  Done here in a copy; then everything has it."""
 
+import re
+
 import pytest
-from trees import build, copy_to, need_to_build, python
+from trees import ROOT, build, copy_to, need_to_build, python
 
-RULE = '''
-
-def pair_hinge(chosen: float, rejected: float, beta: float, label_smoothing: float) -> tuple[float, float, float]:
-    """max(0, 1 − z), z = βΔ; SLiC-HF, arXiv:2305.10425.  label_smoothing does not enter."""
-    z = beta * (chosen - rejected)
-    value = 1.0 - z if z < 1.0 else 0.0
-    slope = -beta if z < 1.0 else 0.0
-    return value, slope, -slope
-'''
-FORMULA = """
-
-@formula("pair", "hinge")
-def _hinge(chosen: Array, rejected: Array, beta: float, smoothing: float) -> tuple[Array, Array, Array]:
-    z = beta * (chosen - rejected)
-    return np.maximum(0, 1 - z), np.where(z < 1, -beta, 0), np.where(z < 1, beta, 0)
-"""
+# What CONTRIBUTING tells to write, and where.
+PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+RULE, FORMULA = (f"\n\n{block}" for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
 USE = """
 import warnings
 import numpy as np
@@ -27,10 +16,11 @@ import fastalign
 logps = np.random.default_rng(0).standard_normal((4, 5000)) * 5
 z = 0.3 * (logps[0] - logps[2] - logps[1] + logps[3])
 for backend in ("numpy", "cython", "numba"):
-    result = fastalign.preference_loss(*logps, loss_type="hinge", beta=0.3, backend=backend)
-    assert np.isclose(result.loss, np.maximum(0, 1 - z).mean(), rtol=1e-12), backend
-    np.testing.assert_allclose(result.grad_chosen, np.where(z < 1, -0.3, 0) / 5000, rtol=1e-12)
-    trainer = fastalign.DPOTrainer(0.3, loss_type="hinge", backend=backend)
+    result = fastalign.preference_loss(*logps, loss_type="hinge", beta=0.3, label_smoothing=0.1, backend=backend)
+    want = 0.9 * np.maximum(0, 1 - z) + 0.1 * np.maximum(0, 1 + z)
+    assert np.isclose(result.loss, want.mean(), rtol=1e-12), backend
+    np.testing.assert_allclose(result.grad_chosen, (0.03 * (z > -1) - 0.27 * (z < 1)) / 5000, rtol=1e-12)
+    trainer = fastalign.DPOTrainer(0.3, 0.1, loss_type="hinge", backend=backend)
     assert trainer.compute_loss(*logps)[0] == result.loss
 print("agreed")
 """
@@ -64,7 +54,7 @@ def test_an_extension_of_other_formulas_is_refused(tree):
 
 def test_what_is_chosen_by_itself_falls_back_and_says_so(tree):
     told = python(tree, "-c", "import fastalign; print(fastalign.kl_divergence([0.0], [0.0]))")
-    assert "RuntimeWarning: fastalign computes with numba, slower than its extension" in told
+    assert "RuntimeWarning: fastalign computes with numba instead of its extension" in told
     assert "built from other formulas" in told and "0.0" in told
 
 
@@ -73,6 +63,9 @@ def test_two_edits_are_a_loss_on_every_backend(tree):
     assert "agreed" in python(tree, "-c", USE)
     refused = python(tree, "-c", "import fastalign as f; f.preference_loss([0.], [0.], loss_type='x')", code=1)
     assert "loss_type is 'x'; expected one of 'sigmoid', 'hinge'" in refused
+    assert "cython/baseline" in python(tree, "-m", "fastalign", "verify", "--backend", "cython")
+    listed = python(tree, "-c", "from fastalign.cases import OPERATIONS; print(*OPERATIONS)")
+    assert "preference_loss-hinge" in listed  # so that verify, the demo and bench/ have it
     # The tests find it by themselves: slopes, digits, reference, backends, and the kernels for CUDA.
     files = ("rules", "slopes", "reference", "backends")
     told = python(tree, "-m", "pytest", "-q", *(f"tests/test_{name}.py" for name in files), "-k", "hinge")

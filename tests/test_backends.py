@@ -65,16 +65,16 @@ def test_strides_and_byte_order_do_not_matter(backend, name):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_bits_do_not_depend_on_the_threads(compiled, threads, monkeypatch, name):
+def test_bits_do_not_depend_on_the_threads(backend, threads, monkeypatch, name):
     monkeypatch.setattr("fastalign.threads.WORTH_SHARING", 2)
     operation = OPERATIONS[name]
     shape = {"row": (13, 700), "scan": (13, 40), "pointwise": (20_000,), "group": (13, 40)}[operation.shape]
     arguments = operation.make(np.random.default_rng(5), shape, "float32", True)
     threads(1)
-    want = operation.call(arguments, compiled)
+    want = operation.call(arguments, backend)
     for count in (2, 3):
         threads(count)
-        for g, w in zip(operation.call(arguments, compiled), want, strict=True):
+        for g, w in zip(operation.call(arguments, backend), want, strict=True):
             np.testing.assert_array_equal(g, w)
 
 

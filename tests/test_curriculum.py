@@ -184,6 +184,18 @@ def test_reward_model_gradients_are_derivatives():
         assert grad_x[place] == pytest.approx(slope(x, place), rel=1e-6, abs=1e-8)
 
 
+def test_reward_model_keeps_what_it_was_given():
+    model = RewardModel(3, 4, rng=0)
+    x = np.ones((2, 3))
+    model.forward(x)
+    want = model.backward(np.ones((2, 1))), dict(model.grads)
+    model.forward(x)
+    x[:] = 5
+    got = model.backward(np.ones((2, 1)))
+    np.testing.assert_array_equal(got, want[0])
+    np.testing.assert_array_equal(model.grads["W1"], want[1]["W1"])
+
+
 def test_reward_model_is_seeded_by_what_it_is_given():
     a, b = RewardModel(4, 3, rng=7), RewardModel(4, 3, rng=np.random.default_rng(7))
     np.testing.assert_array_equal(a.W1, b.W1)

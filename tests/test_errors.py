@@ -1,5 +1,7 @@
 """Bad input: the argument, what was given, what was expected, the first place; and nothing is written."""
 
+import enum
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,11 @@ CASES = [
     (lambda: fa.AdaptiveKLController(0.1, 0, 1), ValueError, "target is 0.0"),
     (lambda: fa.set_num_threads(0), ValueError, "n is 0; expected a positive integer"),
     (lambda: fa.set_num_threads(True), ValueError, "n is True"),
+    (
+        lambda: fa.reward_model_loss(V, V, loss_type="elo"),
+        ValueError,
+        "loss_type is 'elo'; expected one of 'bradley_terry'",
+    ),
     # shapes: nothing broadcasts
     (lambda: fa.preference_loss(V, V[:1], V, V), ValueError, r"policy_rejected_logps has shape \(1,\); expected \(4,"),
     (lambda: fa.preference_loss(V, V, V), TypeError, "only one of ref_chosen_logps and ref_rejected_logps"),
@@ -100,7 +107,55 @@ CASES = [
     (lambda: fa.sequence_log_probs(V, cu_seqlens=[0.0, 4.0]), TypeError, "cu_seqlens has dtype float64"),
     (lambda: fa.sequence_log_probs(X, cu_seqlens=[0, 6]), ValueError, "expected one axis with cu_seqlens"),
     (lambda: fa.sequence_log_probs_grad([1.0]), ValueError, "pass mask, cu_seqlens or shape"),
+    (lambda: fa.sequence_log_probs_grad([1.0], 3), ValueError, "shape is 3; expected a tuple of lengths"),
+    (lambda: fa.sequence_log_probs_grad([1.0], (1, 2.5)), ValueError, r"shape is \(1, 2.5\); expected a tuple"),
+    (lambda: fa.sequence_log_probs_grad([1.0], (1, -3)), ValueError, r"shape is \(1, -3\); expected a tuple"),
+    (
+        lambda: fa.sequence_log_probs_grad([1.0], cu_seqlens=[]),
+        ValueError,
+        "cu_seqlens starts with nothing; expected 0",
+    ),
+    (lambda: fa.sequence_log_probs_grad([1.0], cu_seqlens=[[0, 2]]), ValueError, "cu_seqlens has shape"),
+    (lambda: fa.sequence_log_probs_grad([1.0], cu_seqlens=5), ValueError, r"cu_seqlens has shape \(\)"),
+    (lambda: fa.sequence_log_probs_grad([1.0], cu_seqlens=["a"]), TypeError, "cu_seqlens has dtype <U1"),
     (lambda: fa.sequence_log_probs_grad([1.0], (2, 3)), ValueError, r"grad has shape \(1,\); expected \(2,\)"),
+    (
+        lambda: fa.sequence_log_probs([1.0, 2.0], cu_seqlens=[0, 2**63 - 1, -(2**63) + 5, 2]),
+        ValueError,
+        r"cu_seqlens\[2\]",
+    ),
+    (
+        lambda: fa.sequence_log_probs_grad([1.0] * 3, cu_seqlens=[0, 2**63 - 1, -(2**63) + 5, 2]),
+        ValueError,
+        "less than",
+    ),
+    (
+        lambda: fa.sequence_log_probs_grad([1.0], cu_seqlens=np.array([0, 2**63 + 5], np.uint64)),
+        ValueError,
+        "ends with",
+    ),
+    (lambda: fa.sequence_log_probs_grad(np.ones(4), (4, 2**62 + 1)), ValueError, "more elements than can be counted"),
+    # what is required
+    (lambda: fa.policy_loss(None, V, V), TypeError, "log_probs is None; expected an array"),
+    (lambda: fa.preference_loss(V, None), TypeError, "policy_rejected_logps is None"),
+    (lambda: fa.kl_divergence(V, None), TypeError, "log_probs_q is None"),
+    (lambda: fa.reward_model_loss(None, V), TypeError, "reward_chosen is None"),
+    (lambda: fa.gae(None, V, F), TypeError, "rewards is None"),
+    (lambda: fa.discounted_returns(None, F), TypeError, "rewards is None"),
+    (lambda: fa.sequence_log_probs(None), TypeError, "logp is None"),
+    # the caller's own names
+    (lambda: fa.selective_log_softmax(X, [0, 5]), IndexError, r"index\[1\] is 5"),
+    (lambda: fa.ppo_loss(V, V[:1], V), ValueError, r"old_log_probs has shape \(1,\); .*the shape of new_log_probs"),
+    (lambda: fa.discounted_returns(V, F, out=np.zeros(3)), ValueError, r"out has shape \(3,\)"),
+    # ignore_index and temperature
+    (
+        lambda: fa.token_log_probs(X, T, ignore_index=[0, 1]),
+        TypeError,
+        r"ignore_index is \[0, 1\]; expected an integer",
+    ),
+    (lambda: fa.token_log_probs(X, T, ignore_index=1.5), TypeError, "ignore_index is 1.5"),
+    (lambda: fa.token_log_probs(X, T, temperature=1e-309), ValueError, "temperature is 1e-309, too small or too large"),
+    (lambda: fa.token_log_probs(X.astype("f4"), T, temperature=1e39), ValueError, "too small or too large for float32"),
     # out
     (lambda: fa.token_log_probs_grad(X, T, T, out=[1.0]), TypeError, "out is a list; expected a numpy.ndarray"),
     (lambda: fa.token_log_probs_grad(X, T, T, out=np.zeros((3, 2))), ValueError, r"out has shape \(3, 2\)"),
@@ -208,3 +263,29 @@ def test_more_than_two_to_the_31_elements():
     assert not got.lse[: rows.start].any()
     np.testing.assert_allclose(got.lse[rows.start : -1], np.log(31_000), rtol=1e-6)
     assert got.logp[-1] == pytest.approx(3.0 - np.log(30_999 + np.exp(3.0)), rel=1e-6)
+
+
+def test_a_buffer_that_shares_memory_is_seen():
+    """Whatever numpy.asarray makes a view of."""
+    x, out = np.array([[1.0, 2.0], [3.0, 4.0]]), np.ones((2, 2))
+    with pytest.raises(ValueError, match="out shares memory"):
+        fa.token_log_probs_grad(x, [0, 1], memoryview(out.reshape(-1)[2:]), out=out)
+    buffer = np.ones(8)
+    with pytest.raises(ValueError, match=r"out\[0\] shares memory"):
+        fa.gae(np.arange(6.0), memoryview(buffer[1:7]), np.zeros(6, int), out=(buffer[:6], np.empty(6)))
+
+
+def test_names_may_be_of_a_subclass_of_str(backend):
+    kind = enum.StrEnum("Kind", {"NT": "NT", "k3": "k3", "mean": "mean", "sigmoid": "sigmoid"})
+    fa.gae(X, X, X > 0, layout=kind.NT, backend=backend)
+    fa.kl_estimate(V, V, estimator=kind.k3, backend=backend)
+    fa.sequence_log_probs(X, reduction=kind.mean, backend=backend)
+    fa.DPOTrainer(loss_type=np.str_("sigmoid"), backend=backend).compute_loss(V, V, V, V)
+
+
+def test_a_truncation_that_is_masked_or_terminated_needs_no_value(backend):
+    one = np.array([1.0, 2.0, 3.0])
+    fa.gae(one, one, [0, 0, 0], [0, 0, 1], mask=[1, 1, 0], backend=backend)
+    fa.gae(one, one, [0, 0, 1], [0, 0, 1], backend=backend)
+    with pytest.raises(ValueError, match=r"truncated\[1\] is True"):
+        fa.gae(one, one, [0, 0, 1], [0, 1, 1], backend=backend)

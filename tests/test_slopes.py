@@ -72,7 +72,7 @@ def test_the_frame_stores_the_weighted_slopes(prefix, kind):
             assert one[k] == pytest.approx(float(slope), rel=1e-13, abs=1e-15)
 
 
-# ---- kinks: torch's convention (numerics.md, section 7) --------------------------------------------------------------
+# ---- kinks: at a bound the derivative passes, as in torch.clamp ------------------------------------------------------
 
 ppo = FLOATS.rules.policy_ppo
 

@@ -17,6 +17,7 @@ from fastalign import (
     reward_model_loss,
     selective_log_softmax,
     sequence_log_probs,
+    sequence_log_probs_grad,
     token_log_probs,
     token_log_probs_grad,
 )
@@ -281,3 +282,51 @@ def test_selective_log_softmax_is_the_first_result(backend):
     got = selective_log_softmax(x, tokens, backend=backend)
     np.testing.assert_array_equal(got, token_log_probs(x, tokens, backend=backend).logp)
     assert got.shape == (3, 4) and fastalign.__version__
+
+
+def test_a_bool_of_any_byte_is_true(backend):
+    """What another library stored as True need not be 1."""
+    odd = np.array([[2, 1], [4, 0]], np.uint8).view(bool)
+    even = odd != 0
+    for reduction in ("sum", "mean"):
+        for call in (
+            lambda m, r=reduction: sequence_log_probs([[1.0, 2.0], [3.0, 4.0]], mask=m, reduction=r, backend=backend),
+            lambda m, r=reduction: sequence_log_probs_grad([1.0, 3.0], mask=m, reduction=r, backend=backend),
+        ):
+            np.testing.assert_array_equal(call(odd), call(even))
+    x = np.arange(4.0).reshape(2, 2)
+    np.testing.assert_array_equal(gae(x, x, odd, backend=backend), gae(x, x, even, backend=backend))
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0, 1e4, 1e6])
+def test_a_saved_lse_costs_no_digits(backend, offset):
+    """Beyond 64 its rounding would show in every probability: there the row is summed again."""
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((20, 1000)) * 3 + offset).astype(np.float32)
+    tokens, ones = x.argmax(axis=1), np.ones(20)
+    saved = token_log_probs(x, tokens, entropy=True, backend=backend)
+    named = {"grad_entropy": ones, "backend": backend}
+    got = token_log_probs_grad(x, tokens, ones, lse=saved.lse, entropy=saved.entropy, **named)
+    want = token_log_probs_grad(x.astype(np.float64), tokens, ones, grad_entropy=ones, backend="numpy")
+    assert np.abs(got - want).max() < 5e-6
+
+
+def test_logits_beyond_the_largest_number_once_scaled(backend):
+    for dtype, big in ((np.float32, 3e38), (np.float64, 1.7e308)):
+        x = np.array([[big, -big, big, 0]], dtype)
+        got = token_log_probs(x, [0], temperature=0.5, backend=backend)
+        assert got.logp[0] == pytest.approx(-math.log(2)) and got.lse[0] == INF
+        grad = token_log_probs_grad(x, [0], [1.0], lse=got.lse, temperature=0.5, backend=backend)
+        np.testing.assert_allclose(grad, [[1.0, 0, -1.0, 0]])
+
+
+def test_ppo_without_advantage_still_tells_a_nan(backend):
+    result = policy_loss([NAN, 1.0], [0.0, 0.0], [0.0, 0.0], backend=backend)
+    assert math.isnan(result.loss) and math.isnan(result.grad_log_probs[0]) and result.grad_log_probs[1] == 0
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 1.0])
+def test_a_weight_of_zero_does_not_meet_an_infinite_margin(backend, smoothing):
+    best = INF if smoothing == 0 else -INF
+    result = preference_loss([best], [0.0], label_smoothing=smoothing, backend=backend)
+    assert result.loss == 0 and result.grad_chosen[0] == 0

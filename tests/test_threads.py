@@ -129,6 +129,8 @@ def test_set_num_threads_wins_and_gives_back(threads, monkeypatch):
     [
         ("FASTALIGN_NUM_THREADS", "many", "expected a positive integer"),
         ("FASTALIGN_NUM_THREADS", "0", "expected a positive integer"),
+        ("FASTALIGN_NUM_THREADS", "²", "expected a positive integer"),
+        ("FASTALIGN_NUMBA_CACHE", "yes", "expected 0 or 1"),
         ("FASTALIGN_ISA", "sse9", "expected one of baseline, avx2, avx512"),
         ("FASTALIGN_BACKEND", "tpu", "expected one of 'cython', 'numba', 'numpy', 'cuda'"),
     ],
@@ -175,6 +177,20 @@ def test_the_variable_chooses_the_instruction_set(isa):
         check=True,
     )
     assert done.stdout.strip() == isa
+
+
+def test_large_calls_at_the_end_of_the_interpreter():
+    """It starts no more threads then: the caller computes all parts."""
+    code = (
+        "import atexit, numpy as np, fastalign\n"
+        "fastalign.set_num_threads(2)\n"
+        "x = np.zeros((100, 5000), np.float32)\n"
+        "call = lambda: fastalign.token_log_probs(x, np.zeros(100, int)).logp\n"
+        "want = call()\n"
+        "atexit.register(lambda: print(np.array_equal(call(), want)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "True" and not done.stderr
 
 
 def test_warmup(backend):

@@ -20,7 +20,7 @@ BUILT = shutil.ignore_patterns("*.so", "*.c", "__pycache__", "generated", "*.egg
 def copy_to(folder):
     """The tree as a clone has it, without what is built."""
     folder.mkdir(exist_ok=True)
-    for name in ("fastalign", "src_ext", "tests"):
+    for name in ("fastalign", "src_ext", "tests", "bench"):
         shutil.copytree(ROOT / name, folder / name, ignore=BUILT)
     for path in ROOT.iterdir():
         if path.is_file() and not path.name.startswith(".git"):
@@ -37,10 +37,8 @@ def need_to_build():
 
 
 def environment(**changes):
-    """Ours without the choices of the tests; a value of None removes a variable."""
-    found = {name: value for name, value in os.environ.items() if not name.startswith("FASTALIGN_")}
-    found.update({name: value for name, value in changes.items() if value is not None})
-    return found
+    """Ours, without the choices of the tests."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("FASTALIGN_")} | changes
 
 
 def python(folder, *command, code=0, **changes):

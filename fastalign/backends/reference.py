@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from . import BLOCK
+
 Array = np.ndarray
 # The temporaries of a slab of rows stay in the cache: 256 x 32,000 float32 take 12.5 ms in slabs of 2^18 elements,
 # 14.8 row by row, 34 at once.
@@ -57,11 +59,14 @@ def narrow(values: Array, kind: str) -> Array:
     return values
 
 
-def _log_softmax(z: Array) -> tuple[Array, Array]:
-    """log p, and the log-sum-exp of each row."""
-    peak = z.max(axis=1, keepdims=True)
-    total = np.log(np.exp(z - peak).sum(axis=1, keepdims=True, dtype=np.float64))
-    return ((z - peak) - total).astype(z.dtype), (peak + total)[:, 0]
+def _log_softmax(x: Array, scale: float) -> tuple[Array, Array, Array]:
+    """log p, the log-sum-exp, and whether a row has probabilities; where not, its log-sum-exp is NaN or an infinity."""
+    peak = x.max(axis=1, keepdims=True)
+    z = (x - peak) * x.dtype.type(scale)
+    total = np.log(np.exp(z).sum(axis=1, keepdims=True, dtype=np.float64))
+    sound = np.isfinite(peak[:, 0])  # the maximum of a row with a NaN is NaN
+    lse = np.where(sound, (peak.astype(np.float64) * scale + total)[:, 0], peak[:, 0])
+    return (z - total).astype(x.dtype), lse, sound
 
 
 def _slabs(logits: Array, mask: Array | None) -> list[Any]:
@@ -74,12 +79,6 @@ def _slabs(logits: Array, mask: Array | None) -> list[Any]:
     return [kept[i : i + step] for i in range(0, len(kept), step)]
 
 
-def _limits(z: Array, lse: Array) -> Array:
-    """The log-sum-exp with its limits: NaN before +inf before −inf."""
-    special = np.where(np.isnan(z).any(axis=1), np.nan, np.where((z == np.inf).any(axis=1), np.inf, -np.inf))
-    return np.where(np.isfinite(lse), lse, special)
-
-
 def row_forward(
     logits: Array, kind: str, tokens: Array, mask: Array | None, scale: float, logp: Array, lse: Array, entropy: Any
 ) -> None:
@@ -88,10 +87,8 @@ def row_forward(
             out[...] = 0
     with np.errstate(all="ignore"):
         for at in _slabs(logits, mask):
-            z = widen(logits[at], kind) * logp.dtype.type(scale)
-            log_p, total = _log_softmax(z)
-            lse[at] = _limits(z, total)
-            sound = np.isfinite(lse[at])
+            log_p, total, sound = _log_softmax(widen(logits[at], kind), scale)
+            lse[at] = total
             chosen = np.take_along_axis(log_p, tokens[at, None], axis=1)[:, 0]
             logp[at] = np.where(sound, chosen, np.nan)
             if entropy is not None:
@@ -112,25 +109,22 @@ def row_backward(
     entropy: Array | None,
     out: Array,
 ) -> None:
+    """What the forward call saved, lse and entropy, is computed again."""
     if mask is not None:
         out[mask == 0] = 0
     with np.errstate(all="ignore"):
         for at in _slabs(logits, mask):
-            z = widen(logits[at], kind) * grad_logp.dtype.type(scale)
-            log_p, total = _log_softmax(z)
-            if lse is not None:
-                total = lse[at]
-                log_p = z - total[:, None]
+            log_p, _, sound = _log_softmax(widen(logits[at], kind), scale)
             p = np.exp(log_p)
             pull = -grad_logp[at, None]
             if grad_lse is not None:
                 pull = pull + grad_lse[at, None]
             if grad_entropy is not None:
-                own = entropy[at] if entropy is not None else -np.where(p > 0, p * log_p, 0).sum(axis=1)
+                own = -np.where(p > 0, p * log_p, 0).sum(axis=1)
                 pull = pull - grad_entropy[at, None] * (log_p + own[:, None])
             slope = np.where(p > 0, p * pull, 0)  # log 0 must not meet 0
-            slope[np.arange(len(z)), tokens[at]] += grad_logp[at]
-            slope[~np.isfinite(total)] = np.nan
+            slope[np.arange(len(p)), tokens[at]] += grad_logp[at]
+            slope[~sound] = np.nan
             out[at] = narrow((slope * scale).astype(grad_logp.dtype), kind)
 
 
@@ -148,16 +142,17 @@ def pointwise(
 ) -> None:
     if (family, kind) not in FORMULAS:
         raise NotImplementedError(f"fastalign/backends/reference.py has no formula for {family}_{kind}")
-    kept = slice(None) if mask is None else mask != 0
+    frame, rule = FRAMES[family], FORMULAS[family, kind]
     with np.errstate(all="ignore"):
-        results, tallies = FRAMES[family](FORMULAS[family, kind], *(x[kept] for x in inputs), *params)
-    for out, result in zip(outputs, results, strict=True):
-        if out.size:
-            if mask is not None:
-                out[...] = 0
-            out[kept] = result
-    if len(partials):
-        partials[0] = tallies
+        for k in range(len(partials)):
+            at = slice(k * BLOCK, (k + 1) * BLOCK)
+            kept = slice(None) if mask is None else mask[at] != 0
+            results, partials[k] = frame(rule, *(x[at][kept] for x in inputs), *params)
+            for out, result in zip(outputs, results, strict=True):
+                if out.size:
+                    if mask is not None:
+                        out[at] = 0
+                    out[at][kept] = result
 
 
 def _sigmoid(x: Array) -> Array:
@@ -167,11 +162,13 @@ def _sigmoid(x: Array) -> Array:
 @formula("pair", "sigmoid")
 def _dpo(h_w: Array, h_l: Array, beta: float, eps: float) -> tuple[Array, Array, Array]:
     z = beta * (h_w - h_l)
-    loss = np.logaddexp(0, -z)
-    slope = -beta * _sigmoid(-z)
-    if eps:
-        loss = (1 - eps) * loss + eps * np.logaddexp(0, z)
-        slope = (1 - eps) * slope + eps * beta * _sigmoid(z)
+    if eps == 0:
+        loss, slope = np.logaddexp(0, -z), -beta * _sigmoid(-z)
+    elif eps == 1:
+        loss, slope = np.logaddexp(0, z), beta * _sigmoid(z)
+    else:
+        loss = (1 - eps) * np.logaddexp(0, -z) + eps * np.logaddexp(0, z)
+        slope = beta * (eps * _sigmoid(z) - (1 - eps) * _sigmoid(-z))
     return loss, slope, -slope
 
 
@@ -202,8 +199,9 @@ def _reward_frame(f: Any, r_w: Array, r_l: Array, margin: Array, center: float, 
 def _ppo(new: Array, old: Array, advantage: Array, low: float, high: float, bound: float) -> tuple[Array, Array]:
     log_ratio = np.clip(new - old, -bound, bound)
     ratio = np.exp(log_ratio)
-    free = np.where(advantage == 0, 0, ratio * advantage)
-    clipped = np.where(advantage == 0, 0, np.clip(ratio, 1 - low, 1 + high) * advantage)
+    still = (advantage == 0) & ~np.isnan(ratio)
+    free = np.where(still, 0, ratio * advantage)
+    clipped = np.where(still, 0, np.clip(ratio, 1 - low, 1 + high) * advantage)
     flows = (free <= clipped) | np.isnan(free)
     return -np.minimum(free, clipped), np.where(flows, -free * ~(np.abs(new - old) > bound), 0)
 

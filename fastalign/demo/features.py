@@ -25,6 +25,16 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+def grams(text: str) -> set[str]:
+    """Words, and neighbours with one space between them.
+
+    >>> sorted(grams("not hard"))
+    ['hard', 'not', 'not hard']
+    """
+    tokens = words(text)
+    return {*tokens, *(f"{a} {b}" for a, b in zip(tokens, tokens[1:], strict=False))}
+
+
 def column_and_sign(gram: str) -> tuple[int, float]:
     """Where a gram goes, and with which sign.
 
@@ -37,10 +47,9 @@ def column_and_sign(gram: str) -> tuple[int, float]:
 
 
 def _entries(text: str) -> dict[int, float]:
-    tokens = words(text)
     entries: dict[int, float] = {}
     # Sorted: the order of a set of strings changes from run to run, and with it the last bit of the sums.
-    for gram in sorted({*tokens, *(f"{a} {b}" for a, b in zip(tokens, tokens[1:], strict=False))}):
+    for gram in sorted(grams(text)):
         column, sign = column_and_sign(gram)
         entries[column] = entries.get(column, 0.0) + sign
     return entries

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from .. import PreferencePair, create_preference_dataset
-from .features import words
+from .features import grams
 
 VERBS = "fix clean build paint move sell wash open cook store grow plan".split()
 NOUNS = "bike door table boat soup garden roof lamp tent piano shelf fence wall clock oven cake".split()
@@ -42,9 +42,8 @@ WORTH = {
 
 def worth(text: str) -> float:
     """The sum of the worths of the phrases that occur in a text, each counted once."""
-    tokens = words(text)
-    grams = {*tokens, *(f"{a} {b}" for a, b in zip(tokens, tokens[1:], strict=False))}
-    return sum(value for gram, value in WORTH.items() if gram in grams)
+    found = grams(text)
+    return sum(value for gram, value in WORTH.items() if gram in found)
 
 
 def best_accuracy(pairs: list[PreferencePair]) -> float:

@@ -16,8 +16,9 @@ def policy_ppo(
     log_ratio = log_prob - old_log_prob
     ratio = math.exp(clamp(log_ratio, -log_ratio_clamp, log_ratio_clamp))
     bounded = clamp(ratio, 1.0 - clip_low, 1.0 + clip_high)
-    surrogate = ratio * advantage if advantage != 0.0 else 0.0
-    clipped = bounded * advantage if advantage != 0.0 else 0.0
+    nothing = 0.0 if ratio == ratio else ratio
+    surrogate = ratio * advantage if advantage != 0.0 else nothing
+    clipped = bounded * advantage if advantage != 0.0 else nothing
     value = -clipped if surrogate > clipped else -surrogate
     slope = 0.0 if surrogate > clipped else -surrogate * inside(log_ratio, log_ratio_clamp)
     return value, slope

@@ -57,12 +57,12 @@ def launch(run: Run, blocks: int, seed: int | None) -> None:
 
 
 def loops_of(ptx):
-    """The instructions of every innermost loop."""
+    """The instructions of every innermost loop; one jumps back on a condition, a block moved ahead does not."""
     lines, labels, loops = ptx.splitlines(), {}, []
     for number, line in enumerate(lines):
         if label := re.match(r"(\$\w+):", line):
             labels[label[1]] = number
-        jump = re.search(r"\bbra(?:\.uni)?\s+(\$\w+);", line)
+        jump = re.search(r"@!?%\w+\s+bra\s+(\$\w+);", line)
         if jump and jump[1] in labels:
             loops.append((labels[jump[1]], number))
     inner = [(a, b) for a, b in loops if not any((c, d) != (a, b) and a <= c and d <= b for c, d in loops)]

@@ -84,7 +84,8 @@ def backward(logits, tokens, mask, scale, grad_logp, grad_lse, grad_entropy, lse
             continue
         g_entropy = np.float64(grad_entropy[r]) if grad_entropy.size else 0.0
         peak, h = 0.0, 0.0
-        if lse.size == 0 or (g_entropy != 0.0 and entropy.size == 0):
+        saved = lse.size > 0 and (g_entropy == 0.0 or entropy.size > 0)
+        if not saved or row_trusted(np.float64(lse[r])) == 0.0:
             peak, total, weighted, sound = row_state(logits[r], scale, g_entropy != 0.0, scratch)
             rest = math.log(total)
             h = row_entropy(total, weighted) if sound else np.nan

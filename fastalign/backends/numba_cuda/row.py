@@ -51,16 +51,22 @@ def kind_of(name: str) -> Kind:
 
 
 @device
-def below(peak, value, floor):
-    """value − peak, at least ``floor`` (−inf would meet a 0); 0 where both are the same infinity; NaN stays."""
+def below(peak, value, scale, floor):
+    """(value − peak) scale, at least ``floor`` (−inf would meet a 0); 0 of the same infinity; NaN stays.
+
+    Scaled after the difference: a logit divided by a small temperature may be beyond the largest number.
+    """
     if value == peak:
         return floor - floor
-    distance = value - peak
+    distance = (value - peak) * scale
     return floor if distance < floor else distance
 
 
 def make_fold(kind: str) -> Any:
-    """A device function that all threads of a block call: (peak, total, weighted) of row r, as doubles."""
+    """A device function that all threads of a block call: (peak, total, weighted) of row r, as doubles.
+
+    The peak is that of the logits as they are, the sums are of the scaled ones.
+    """
     real, widen, _, lowest, floor = kind_of(kind)
 
     @device
@@ -79,25 +85,25 @@ def make_fold(kind: str) -> Any:
             end = u64(j + u64(RUN) * threads)
             end = columns if end > columns else end
             while j < end:
-                z = real(widen(logits[r, j]) * scale)
+                z = real(widen(logits[r, j]))
                 if z > peak:
-                    shift = below(z, peak, real(floor))
+                    shift = below(z, peak, scale, real(floor))
                     shrink = exp(shift)
                     bend = real((bend + shift * part) * shrink)
                     part = real(part * shrink)
                     peak = z
-                distance = below(peak, z, real(floor))
+                distance = below(peak, z, scale, real(floor))
                 mass = exp(distance)
                 part += mass
                 bend += mass * distance
                 j = u64(j + threads)
-            shift = below(peak, before, real(floor))
+            shift = below(peak, before, scale, real(floor))
             shrink = f64(exp(shift))
             weighted = (weighted + f64(shift) * total) * shrink + f64(bend)
             total = total * shrink + f64(part)
 
         top = warp_max(peak)
-        far = below(f64(top), f64(peak), f64(-1000.0))
+        far = below(f64(top), f64(peak), f64(scale), f64(-1000.0))
         shrink = exp(far)
         weighted = warp_sum((weighted + far * total) * shrink)
         total = warp_sum(total * shrink)
@@ -117,7 +123,7 @@ def make_fold(kind: str) -> Any:
         weighted = f64(0.0)
         w = u32(0)
         while w < warps:
-            far = below(summit, peaks[w], f64(-1000.0))
+            far = below(summit, peaks[w], f64(scale), f64(-1000.0))
             shrink = exp(far)
             weighted += (weights[w] + far * totals[w]) * shrink
             total += totals[w] * shrink
@@ -151,13 +157,13 @@ def make_forward(kind: str) -> Any:
                 peak, total, weighted = fold(logits, r, factor, peaks, totals, weights)
                 if first:
                     log_total = log(total)
-                    level = peak + log_total  # of no finite logit: −inf; with a NaN: NaN
-                    sound = abs(level) < f64(INF)
+                    level = peak * f64(scale) + log_total
+                    sound = abs(peak + log_total) < f64(INF)  # of no finite logit: −inf; with a NaN: NaN
                     token = tokens[r]
                     chosen = f64(NAN)
                     if sound and token >= 0 and u64(token) < u64(logits.shape[1]):
-                        z = real(widen(logits[r, u64(token)]) * factor)
-                        chosen = (f64(z) - peak) - log_total
+                        z = real(widen(logits[r, u64(token)]))
+                        chosen = (f64(z) - peak) * f64(scale) - log_total
                     logp[r] = real(chosen)
                     lse[r] = real(level)
                     if entropy.size > 0:
@@ -170,7 +176,8 @@ def make_forward(kind: str) -> Any:
 def make_backward(kind: str) -> Any:
     real, widen, narrow, _, _ = kind_of(kind)
     fold = make_fold(kind)
-    row_entropy, row_slope = binding().rules.row_entropy, binding().rules.row_slope
+    rules = binding().rules
+    row_entropy, row_slope, row_trusted = rules.row_entropy, rules.row_slope, rules.row_trusted
 
     def row_backward(logits, tokens, mask, scale, grad_logp, grad_lse, grad_entropy, lse, entropy, out):
         peaks = cuda.shared.array(WARPS, f64)
@@ -179,7 +186,7 @@ def make_backward(kind: str) -> Any:
         factor = real(scale)
         columns = u64(logits.shape[1])
         threads = u64(cuda.blockDim.x)
-        again = lse.size == 0 or (entropy.size == 0 and grad_entropy.size > 0)
+        saved = lse.size > 0 and (entropy.size > 0 or grad_entropy.size == 0)
         r = u64(cuda.blockIdx.x)
         while r < u64(logits.shape[0]):
             j = u64(cuda.threadIdx.x)
@@ -188,25 +195,27 @@ def make_backward(kind: str) -> Any:
                     out[r, j] = narrow(real(0.0))
                     j = u64(j + threads)
             else:
-                level = f64(0.0)
+                peak = f64(0.0)
                 log_total = f64(0.0)
                 own_entropy = f64(0.0)
+                again = True
+                if saved:
+                    again = row_trusted(f64(lse[r])) == f64(0.0)
                 if again:
-                    level, total, weighted = fold(logits, r, factor, peaks, totals, weights)
+                    peak, total, weighted = fold(logits, r, factor, peaks, totals, weights)
                     log_total = log(total)
                     own_entropy = row_entropy(total, weighted)
-                if lse.size > 0:
-                    level = f64(lse[r])
-                    log_total = f64(0.0)
-                if entropy.size > 0:
-                    own_entropy = f64(entropy[r])
+                else:
+                    log_total = f64(lse[r])
+                    if entropy.size > 0:
+                        own_entropy = f64(entropy[r])
                 g_logp = f64(grad_logp[r])
                 g_lse = f64(grad_lse[r]) if grad_lse.size > 0 else f64(0.0)
                 g_entropy = f64(grad_entropy[r]) if grad_entropy.size > 0 else f64(0.0)
                 a, b = row_slope(g_logp, g_lse, g_entropy, own_entropy, f64(scale))
                 token = tokens[r]
-                sound = abs(level + log_total) < f64(INF) and token >= 0 and u64(token) < columns
-                base = real(level)
+                sound = abs(peak + log_total) < f64(INF) and token >= 0 and u64(token) < columns
+                base = real(peak)
                 rest = real(log_total)
                 slope = real(a)
                 curve = real(b)
@@ -214,7 +223,7 @@ def make_backward(kind: str) -> Any:
                 while j < columns:
                     value = real(NAN)
                     if sound:
-                        log_p = real((real(widen(logits[r, j]) * factor) - base) - rest)
+                        log_p = real((real(widen(logits[r, j])) - base) * factor - rest)
                         p = exp(log_p)
                         value = real(0.0) if p == real(0.0) else real(p * (slope + curve * log_p))
                         if j == u64(token):
