@@ -16,6 +16,12 @@ settings.register_profile("here", deadline=None, max_examples=40, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
+def pytest_configure(config):
+    """Without the extension what is tested falls back, and says so."""
+    if fastalign.available_backends()["cython"] is not None:
+        config.addinivalue_line("filterwarnings", "ignore:fastalign computes with:RuntimeWarning")
+
+
 def need(name, reason):
     """Skip with the reason, or fail where FASTALIGN_REQUIRE names what is missing."""
     if reason is None:

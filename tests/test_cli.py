@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from conftest import usable
 from trees import ROOT, environment
 
 import fastalign
@@ -89,6 +90,7 @@ def test_interrupted_is_130_without_a_traceback():
 
 
 def test_verify_agrees_on_every_host_backend(monkeypatch):
+    usable("cython")
     monkeypatch.setattr(verify, "SHAPES", {kind: {"odd": (5, 7) if kind == "row" else (7,) if kind in ("scan", "pointwise") else (3, 7)} for kind in verify.SHAPES})  # fmt: skip  # noqa: E501
     done = run("verify", "--backend", "cython", "--backend", "numpy")
     assert done.exit_code == 0, done.output
@@ -99,6 +101,7 @@ def test_verify_agrees_on_every_host_backend(monkeypatch):
 
 
 def test_verify_restores_the_choice_of_instruction_set(monkeypatch):
+    usable("cython")
     monkeypatch.setenv("FASTALIGN_ISA", "baseline")
     for _ in verify.verify(["cython/baseline"]):
         pass
@@ -107,6 +110,7 @@ def test_verify_restores_the_choice_of_instruction_set(monkeypatch):
 
 
 def test_verify_finds_a_wrong_kernel(monkeypatch):
+    usable("cython")
     from fastalign.backends import reference
 
     def wrong(*arguments):
@@ -147,6 +151,7 @@ def test_bench_measures_and_reports(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     report = (tmp_path / "README.md").read_text(encoding="utf-8")
+    usable("cython")
     for name in ("floor (copy)", "numpy", "cython", "numba"):
         assert f"| {name} |" in report
     assert "### kl_estimate-k1" in report and (tmp_path / "speed.png").stat().st_size > 1000

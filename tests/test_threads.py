@@ -181,6 +181,7 @@ def test_the_variable_chooses_the_instruction_set(isa):
 
 def test_large_calls_at_the_end_of_the_interpreter():
     """It starts no more threads then: the caller computes all parts."""
+    usable("cython")
     code = (
         "import atexit, numpy as np, fastalign\n"
         "fastalign.set_num_threads(2)\n"
