@@ -3,6 +3,7 @@
 from .advantages import PPOBuffer, discounted_returns, gae
 from .dispatch import available_backends, check_environment, warmup
 from .divergence import AdaptiveKLController, KLEstimate, kl_divergence, kl_estimate, kl_penalty_reward
+from .fused import FusedLoss, policy_loss_from_logits
 from .log_probs import (
     TokenLogProbs,
     compute_log_probs,
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AdaptiveKLController",
     "DPOTrainer",
+    "FusedLoss",
     "KLEstimate",
     "PPOBuffer",
     "PolicyLoss",
@@ -41,6 +43,7 @@ __all__ = [
     "kl_estimate",
     "kl_penalty_reward",
     "policy_loss",
+    "policy_loss_from_logits",
     "ppo_loss",
     "preference_loss",
     "reward_model_loss",

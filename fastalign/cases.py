@@ -3,6 +3,7 @@
 Kinds come from the rules themselves: a new rule is tested and timed without another line here.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ class Operation(NamedTuple):
     shape: str  # which walk: row, scan, pointwise, group
     reads: tuple[str, ...]  # arguments read once
     tolerance: float = 8.0  # in eps of the results' dtype, of the largest result
+    least: float = 1e-3  # or of this much, the size of what cancels in it
 
 
 def as_dtype(x: np.ndarray, dtype: str) -> np.ndarray:
@@ -82,6 +84,23 @@ def call_logp(a: Arguments, backend: str | None) -> Results:
 
 def call_backward(a: Arguments, backend: str | None) -> Results:
     return (fastalign.token_log_probs_grad(**a, temperature=1.3, backend=backend),)
+
+
+def make_fused(rng: Random, shape: Shape, dtype: str, masked: bool = False) -> Arguments:
+    old = (rng.standard_normal(shape[0]) - math.log(shape[1]) - 1).astype(real(dtype))
+    return make_rows(rng, shape, dtype, masked) | {
+        "old_log_probs": old,
+        "advantages": rng.standard_normal(shape[0]).astype(real(dtype)),
+    }
+
+
+def call_fused(kind: str) -> Call:
+    def call(a: Arguments, backend: str | None) -> Results:
+        named: dict[str, Any] = {"loss_type": kind, "temperature": 1.3, "entropy_coef": 0.01, "log_ratio_clamp": 2.0}
+        r = fastalign.policy_loss_from_logits(**a, **named, backend=backend)
+        return (r.loss, r.grad_logits, r.logp, *r.metrics.values())
+
+    return call
 
 
 def make_streams(rng: Random, shape: Shape, dtype: str, masked: bool = False) -> Arguments:
@@ -186,6 +205,10 @@ OPERATIONS = {
     "token_log_probs": Operation(make_rows, call_forward, "row", ("logits",), 40),
     "selective_log_softmax": Operation(make_rows, call_logp, "row", ("logits",), 40),
     "token_log_probs_grad": Operation(make_rows_grad, call_backward, "row", ("logits",), 40),
+    **{
+        f"policy_loss_from_logits-{kind}": Operation(make_fused, call_fused(kind), "row", ("logits",), 40, 0.05)
+        for kind in family("policy")
+    },
     "gae": Operation(make_streams, call_gae, "scan", STREAM_READS, 16),
     "discounted_returns": Operation(make_streams, call_returns, "scan", ("rewards", "terminated"), 16),
     **{
@@ -276,7 +299,7 @@ def disagreement(name: str, dtype: str, got: Results, want: Results) -> str | No
         eps = eps_of(dtype, g)
         summed = isinstance(g, float)
         tolerance = OPERATIONS[name].tolerance * eps * (4 if summed else 1) if eps < 1e-4 else eps
-        least = 1.0 if summed else 1e-3
+        least = 1.0 if summed else OPERATIONS[name].least
         g, w = widened("logits", np.asarray(g)), np.asarray(w)
         if g.shape != w.shape:
             return f"result {k}: shape {g.shape}, expected {w.shape}"

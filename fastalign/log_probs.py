@@ -65,7 +65,7 @@ def _forward(
 ) -> TokenLogProbs:
     """``name`` is what the caller calls the tokens; ``out`` is for logp."""
     engine = choose(backend, logits, tokens)
-    rows, ids, kept, scale = _prepare(logits, name, tokens, temperature, mask, ignore_index)
+    rows, ids, kept, scale = prepare(logits, name, tokens, temperature, mask, ignore_index)
     shape, flat = rows.shape[:-1], (rows.rows,)
     if out is None:
         logp = engine.empty(flat, rows.real, logits)
@@ -80,7 +80,7 @@ def _forward(
     return TokenLogProbs(target, lse.reshape(shape), None if spread is None else spread.reshape(shape))
 
 
-def _prepare(
+def prepare(
     logits: Array, name: str, tokens: Array, temperature: float, mask: Array | None, ignore_index: int | None
 ) -> tuple[Logits, Array, Array | None, float]:
     rows = Logits(logits)
@@ -127,7 +127,7 @@ def token_log_probs_grad(
     [[-0.085369, 0.767943, -0.630796, 0.0, -0.051779]]
     """
     engine = choose(backend, logits, tokens, grad_logp)
-    rows, ids, kept, scale = _prepare(logits, "tokens", tokens, temperature, mask, ignore_index)
+    rows, ids, kept, scale = prepare(logits, "tokens", tokens, temperature, mask, ignore_index)
     named = {"grad_logp": grad_logp, "grad_lse": grad_lse, "grad_entropy": grad_entropy, "lse": lse, "entropy": entropy}
     flat = [_like_tokens(name, x, rows) for name, x in named.items()]
     if flat[0] is None:

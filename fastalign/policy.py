@@ -53,11 +53,7 @@ def policy_loss(
     >>> round(r.loss, 6), r.grad_log_probs.round(6).tolist(), r.metrics["clipfrac"]
     (-0.943265, [0.0, -0.303265], 1.0)
     """
-    loss_type = arrays.kind("loss_type", loss_type, "policy")
-    aggregation = arrays.choice("aggregation", aggregation, ("token_mean", "token_sum"))
-    low = arrays.number("clip_low", clip_low, 0.0)
-    high = low if clip_high is None else arrays.number("clip_high", clip_high, 0.0)
-    bound = math.inf if log_ratio_clamp is None else arrays.number("log_ratio_clamp", log_ratio_clamp, 0.0, above=True)
+    options = policy_options(loss_type, clip_low, clip_high, log_ratio_clamp, aggregation)
     engine = choose(backend, log_probs, old_log_probs, advantages)
     new, old, adv = arrays.reals(log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
     kept = arrays.flags("mask", mask, new.shape)
@@ -66,11 +62,35 @@ def policy_loss(
     grad = engine.empty(flat, new.dtype, log_probs)
     inputs = (new.reshape(flat), old.reshape(flat), adv.reshape(flat))
     kept = None if kept is None else kept.reshape(flat)
-    weight = 1.0 / n if n and aggregation == "token_mean" else 1.0
-    tallies = engine.pointwise("policy", loss_type, inputs, kept, (low, high, bound, weight), (grad,))
-    loss = tallies[0] * weight
+    weight = 1.0 / n if n and options.mean else 1.0
+    tallies = engine.pointwise("policy", options.loss_type, inputs, kept, (*options.bounds, weight), (grad,))
+    loss, metrics = policy_result(tallies, n, weight)
+    return PolicyLoss(loss, grad.reshape(new.shape), metrics)
+
+
+class PolicyOptions(NamedTuple):
+    """Options of a policy loss, checked."""
+
+    loss_type: str
+    bounds: tuple[float, float, float]  # clip_low, clip_high, log_ratio_clamp
+    mean: bool
+
+
+def policy_options(
+    loss_type: str, clip_low: float, clip_high: float | None, log_ratio_clamp: float | None, aggregation: str
+) -> PolicyOptions:
+    loss_type = arrays.kind("loss_type", loss_type, "policy")
+    mean = arrays.choice("aggregation", aggregation, ("token_mean", "token_sum")) == "token_mean"
+    low = arrays.number("clip_low", clip_low, 0.0)
+    high = low if clip_high is None else arrays.number("clip_high", clip_high, 0.0)
+    bound = math.inf if log_ratio_clamp is None else arrays.number("log_ratio_clamp", log_ratio_clamp, 0.0, above=True)
+    return PolicyOptions(loss_type, (low, high, bound), mean)
+
+
+def policy_result(tallies: list[float], n: int, weight: float) -> tuple[float, dict[str, float]]:
+    """Loss and metrics from the tallies of the family "policy" over ``n`` elements."""
     rates = [*(x / n for x in tallies[1:5]), tallies[5]] if n else [math.nan] * 5
-    return PolicyLoss(loss, grad.reshape(new.shape), dict(zip(RATES, rates, strict=True)))
+    return tallies[0] * weight, dict(zip(RATES, rates, strict=True))
 
 
 def _count(engine: Engine, kept: Array) -> int:

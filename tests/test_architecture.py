@@ -19,6 +19,7 @@ LAYERS = [
     {"threads"},
     {"dispatch"},
     {"log_probs", "advantages", "preference", "policy", "divergence", "reward"},
+    {"fused"},
     {"system"},
     {"__init__"},
     {"cases", "progress"},

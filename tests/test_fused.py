@@ -1,0 +1,133 @@
+"""From logits to loss and back: what the separate calls give, in less memory."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import fastalign
+from fastalign import dispatch, policy_loss, policy_loss_from_logits, token_log_probs, token_log_probs_grad
+
+
+def inputs(rows=23, vocabulary=700, dtype=np.float32):
+    rng = np.random.default_rng(6)
+    logits = (rng.standard_normal((rows, vocabulary)) * 3).astype(dtype)
+    tokens = rng.integers(0, vocabulary, rows)
+    real = np.float64 if dtype == np.float64 else np.float32
+    old = token_log_probs(logits, tokens).logp + rng.standard_normal(rows).astype(real)
+    return logits, tokens, old, rng.standard_normal(rows).astype(real)
+
+
+@pytest.mark.parametrize("few", [1, 1 << 14, 1 << 30])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("aggregation", ["token_mean", "token_sum"])
+def test_it_is_the_separate_calls(backend, monkeypatch, few, dtype, aggregation):
+    """However many rows are walked at a time."""
+    monkeypatch.setattr(dispatch, "CACHED", few)
+    logits, tokens, old, advantages = inputs(dtype=dtype)
+    mask = np.arange(23) % 4 != 1
+    named = {"clip_high": 0.3, "aggregation": aggregation, "backend": backend}
+    forward = token_log_probs(logits, tokens, temperature=0.8, mask=mask, entropy=True, backend=backend)
+    loss = policy_loss(forward.logp, old, advantages, mask=mask, **named)
+    weight = 1 / mask.sum() if aggregation == "token_mean" else 1.0
+    grad = token_log_probs_grad(
+        logits, tokens, loss.grad_log_probs, grad_entropy=np.full(23, -0.02 * weight), lse=forward.lse,
+        entropy=forward.entropy, temperature=0.8, mask=mask, backend=backend,
+    )  # fmt: skip
+    got = policy_loss_from_logits(
+        logits, tokens, old, advantages, mask=mask, temperature=0.8, entropy_coef=0.02, **named
+    )
+    tolerance = 1e-3 if dtype == np.float16 else 2e-6 if dtype == np.float32 else 1e-13
+    np.testing.assert_allclose(got.grad_logits, grad, rtol=tolerance, atol=tolerance * np.abs(grad).max())
+    np.testing.assert_array_equal(got.logp, forward.logp)
+    assert got.loss == pytest.approx(loss.loss - 0.02 * weight * forward.entropy.sum(dtype=np.float64), rel=1e-6)
+    spread = got.metrics.pop("entropy")
+    assert spread == pytest.approx(forward.entropy.sum(dtype=np.float64) / mask.sum(), rel=1e-6)
+    assert got.metrics == pytest.approx(loss.metrics, rel=1e-6)
+
+
+@pytest.mark.parametrize("coef", [0.0, 0.3])
+def test_the_gradient_is_the_derivative_of_the_loss(backend, coef):
+    logits, tokens, old, advantages = inputs(5, 7, np.float64)
+    named = {"entropy_coef": coef, "temperature": 1.4, "backend": backend}
+    grad = policy_loss_from_logits(logits, tokens, old, advantages, **named).grad_logits
+    h = 1e-6
+    for place in np.ndindex(logits.shape):
+        step = np.zeros_like(logits)
+        step[place] = h
+        above, below = (
+            policy_loss_from_logits(logits + sign * step, tokens, old, advantages, **named).loss for sign in (1, -1)
+        )
+        assert grad[place] == pytest.approx((above - below) / (2 * h), rel=1e-5, abs=1e-8)
+
+
+def test_in_place(backend):
+    logits, tokens, old, advantages = inputs()
+    want = policy_loss_from_logits(logits, tokens, old, advantages, backend=backend)
+    got = policy_loss_from_logits(logits, tokens, old, advantages, out=logits, backend=backend)
+    assert got.grad_logits is logits and got.loss == want.loss
+    np.testing.assert_array_equal(logits, want.grad_logits)
+
+
+def test_in_place_it_allocates_nothing_of_the_size_of_the_logits(backend):
+    if backend == "numpy":
+        pytest.skip("the reference has temporaries of its own")
+    logits, tokens, old, advantages = inputs(256, 8000)
+    call = lambda: policy_loss_from_logits(logits, tokens, old, advantages, out=logits, backend=backend)  # noqa: E731
+    call()
+    tracemalloc.start()
+    call()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < logits.nbytes / 50
+
+
+def test_bits_do_not_depend_on_the_threads(compiled, threads, monkeypatch):
+    monkeypatch.setattr("fastalign.threads.WORTH_SHARING", 2)
+    monkeypatch.setattr(dispatch, "CACHED", 1 << 13)
+    arguments = inputs(40, 900)
+    threads(1)
+    want = policy_loss_from_logits(*arguments, entropy_coef=0.1, backend=compiled)
+    threads(3)
+    got = policy_loss_from_logits(*arguments, entropy_coef=0.1, backend=compiled)
+    assert got.loss == want.loss and got.metrics == want.metrics
+    np.testing.assert_array_equal(got.grad_logits, want.grad_logits)
+
+
+def test_nothing_kept_and_no_rows(backend):
+    logits, tokens, old, advantages = inputs(3, 5)
+    got = policy_loss_from_logits(logits, tokens, old, advantages, mask=[0, 0, 0], entropy_coef=1.0, backend=backend)
+    assert got.loss == 0 and not got.grad_logits.any() and all(np.isnan(v) for v in got.metrics.values())
+    none = policy_loss_from_logits(logits[:0], tokens[:0], old[:0], advantages[:0], backend=backend)
+    assert none.loss == 0 and none.grad_logits.shape == (0, 5)
+
+
+def test_a_bad_row_is_its_own(backend):
+    logits, tokens, old, advantages = inputs(6, 50)
+    logits[2, 7] = np.nan
+    got = policy_loss_from_logits(logits, tokens, old, advantages, backend=backend)
+    good = np.arange(6) != 2
+    assert np.isnan(got.loss) and np.isnan(got.grad_logits[2]).all() and np.isfinite(got.grad_logits[good]).all()
+
+
+@pytest.mark.parametrize(
+    "change, error, text",
+    [
+        (
+            {"old_log_probs": np.zeros(4)},
+            ValueError,
+            r"shape \(5,\).*the shape of old_log_probs|old_log_probs has shape",
+        ),
+        ({"advantages": None}, TypeError, "advantages is None"),
+        ({"tokens": np.full(5, 9)}, IndexError, r"tokens\[0\] is 9"),
+        ({"entropy_coef": np.inf}, ValueError, "entropy_coef is inf"),
+        ({"loss_type": "dpo"}, ValueError, "loss_type is 'dpo'"),
+        ({"out": np.zeros((5, 8))}, ValueError, r"out has shape \(5, 8\)"),
+    ],
+)
+def test_bad_input(change, error, text):
+    logits, tokens, old, advantages = inputs(5, 7)
+    given = {"logits": logits, "tokens": tokens, "old_log_probs": old, "advantages": advantages} | change
+    with pytest.raises(error, match=text):
+        policy_loss_from_logits(**given)
+    assert fastalign.policy_loss_from_logits is policy_loss_from_logits
