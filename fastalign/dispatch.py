@@ -173,6 +173,8 @@ class Engine:
         """Forward, loss and backward of a few rows at a time, so that the way back finds them in the cache.
 
         Rows are cut at the same places whatever the threads, and so are the tallies.
+        Tried and slower: keeping a row's exponentials from the way forward for the way back (C, in place, 512 x 32,000
+        float32: 7.2 ms, computing them twice 4.8); parts of one row, whose calls cost more than they save (8.0, 5.5).
         """
         work, family, n = self.module, FAMILIES["policy"], len(logits)
         few = min(BLOCK, max(1, CACHED // max(1, logits[:1].nbytes)))

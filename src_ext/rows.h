@@ -10,6 +10,8 @@
  * e) The maximum is taken of integers that are ordered like the floats: a float maximum loses NaN or vector lanes,
  *    depending on the compiler.
  * f) Comparisons are written so that NaN passes: x < low ? low : x.
+ * g) Tried on AVX-512, 512 x 32,000 floats forward, 2.95 ms as it is: tiles of 1024 (3.0 ms) and 2048 (4.1: out of L1),
+ *    vectors of 256 bits (5.0), -funroll-loops (2.9, but DPO 8.7 instead of 7.8 ms).
  */
 #ifndef FASTALIGN_ROWS_H
 #define FASTALIGN_ROWS_H
