@@ -47,6 +47,7 @@ def _functions() -> dict[str, FunctionType]:
     return found
 
 
+@cache
 def family(prefix: str) -> tuple[str, ...]:
     """The kinds of a family: ``family("kl")`` is ``("k1", "k2", "k3", "p_log_ratio")``."""
     return tuple(name.removeprefix(f"{prefix}_") for name in _functions() if name.startswith(f"{prefix}_"))
