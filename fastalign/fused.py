@@ -63,10 +63,10 @@ def policy_loss_from_logits(
     rows, ids, kept, scale = prepare(logits, "tokens", tokens, temperature, mask, ignore_index)
     shape, flat = rows.shape[:-1], (rows.rows,)
     both = arrays.reals(old_log_probs=old_log_probs, advantages=advantages)
-    for name, x in zip(("old_log_probs", "advantages"), both, strict=True):
-        if x.shape != shape:
-            raise ValueError(f"{name} has shape {x.shape}; expected {shape}, the shape of tokens")
-    old, advantage = (arrays.cast_to("old_log_probs", x, rows.real).reshape(flat) for x in both)
+    if both[0].shape != shape:  # reals has seen to it that they are alike
+        raise ValueError(f"old_log_probs has shape {both[0].shape}; expected {shape}, the shape of tokens")
+    names = ("old_log_probs", "advantages")
+    old, advantage = (arrays.cast_to(name, x, rows.real).reshape(flat) for name, x in zip(names, both, strict=True))
     if out is None:
         target = engine.empty((rows.rows, rows.vocabulary), rows.bits.dtype, logits)
     else:
