@@ -9,7 +9,7 @@ from . import arrays
 from .arrays import Array
 from .dispatch import choose
 from .log_probs import prepare
-from .policy import policy_options, policy_result
+from .policy import kept_count, policy_options, policy_result
 
 
 class FusedLoss(NamedTuple):
@@ -73,7 +73,7 @@ def policy_loss_from_logits(
         given = [x for x in (logits, tokens, mask, old_log_probs, advantages) if x is not None]
         target = rows.as_rows(arrays.output("out", out, rows.shape, rows.dtype, given, allowed=logits))
     logp, lse, grad = (engine.empty(flat, rows.real, logits) for _ in range(3))
-    n = rows.rows if kept is None else int(np.count_nonzero(engine.host(kept)))
+    n = rows.rows if kept is None else kept_count(engine, kept)
     weight = 1.0 / n if n and options.mean else 1.0
     entropy = engine.empty(flat, rows.real, logits) if coef else None
     pull = engine.full(flat, -coef * weight, rows.real, logits) if coef else None

@@ -54,18 +54,27 @@ def policy_loss(
     (-0.943265, [0.0, -0.303265], 1.0)
     """
     options = policy_options(loss_type, clip_low, clip_high, log_ratio_clamp, aggregation)
-    engine = choose(backend, log_probs, old_log_probs, advantages)
-    new, old, adv = arrays.reals(log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
-    kept = arrays.flags("mask", mask, new.shape)
-    n = new.size if kept is None else _count(engine, kept)
-    flat = (new.size,)
-    grad = engine.empty(flat, new.dtype, log_probs)
-    inputs = (new.reshape(flat), old.reshape(flat), adv.reshape(flat))
+    named = {"log_probs": log_probs, "old_log_probs": old_log_probs, "advantages": advantages}
+    return _policy_loss(named, mask, options, backend)
+
+
+def _policy_loss(
+    named: dict[str, Array], mask: Array | None, options: "PolicyOptions", backend: str | None
+) -> PolicyLoss:
+    """Of new and old log-probabilities and advantages, under the names that the caller knows them by."""
+    like = next(iter(named.values()))
+    engine = choose(backend, *named.values())
+    inputs = arrays.reals(**named)
+    shape, dtype, flat = inputs[0].shape, inputs[0].dtype, (inputs[0].size,)
+    kept = arrays.flags("mask", mask, shape)
+    n = flat[0] if kept is None else kept_count(engine, kept)
+    grad = engine.empty(flat, dtype, like)
     kept = None if kept is None else kept.reshape(flat)
     weight = 1.0 / n if n and options.mean else 1.0
-    tallies = engine.pointwise("policy", options.loss_type, inputs, kept, (*options.bounds, weight), (grad,))
+    some = tuple(x.reshape(flat) for x in inputs)
+    tallies = engine.pointwise("policy", options.loss_type, some, kept, (*options.bounds, weight), (grad,))
     loss, metrics = policy_result(tallies, n, weight)
-    return PolicyLoss(loss, grad.reshape(new.shape), metrics)
+    return PolicyLoss(loss, grad.reshape(shape), metrics)
 
 
 class PolicyOptions(NamedTuple):
@@ -93,7 +102,8 @@ def policy_result(tallies: list[float], n: int, weight: float) -> tuple[float, d
     return tallies[0] * weight, dict(zip(RATES, rates, strict=True))
 
 
-def _count(engine: Engine, kept: Array) -> int:
+def kept_count(engine: Engine, kept: Array) -> int:
+    """How many elements a mask keeps."""
     return int(np.count_nonzero(engine.host(kept)))
 
 
@@ -121,6 +131,6 @@ def ppo_loss(
     (-0.903265, [-0.303265, 0.0])
     """
     clip = arrays.number("clip_ratio", clip_ratio, 0.0)
-    new, old, adv = arrays.reals(new_log_probs=new_log_probs, old_log_probs=old_log_probs, advantages=advantages)
-    result = policy_loss(new, old, adv, mask=mask, clip_low=clip, log_ratio_clamp=None, backend=backend)
+    named = {"new_log_probs": new_log_probs, "old_log_probs": old_log_probs, "advantages": advantages}
+    result = _policy_loss(named, mask, PolicyOptions("ppo", (clip, clip, math.inf), True), backend)
     return result.loss, result.grad_log_probs

@@ -143,14 +143,19 @@ def test_bench_outside_a_clone_says_where_it_is(monkeypatch, tmp_path):
     assert done.exit_code == 2 and "make bench" in done.output
 
 
-def test_bench_measures_and_reports(tmp_path):
-    """One kernel, one thread: the file, the tables, the picture."""
+def bench_report(folder, which):
+    """The report of a quick run of the benchmarks that ``which`` names."""
     done = subprocess.run(
-        [sys.executable, "-m", "fastalign", "bench", "--quick", "--output", str(tmp_path), "-k", "k1 and 1t"],
+        [sys.executable, "-m", "fastalign", "bench", "--quick", "--output", str(folder), "-k", which],
         cwd=ROOT, capture_output=True, text=True, env=environment(),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    report = (tmp_path / "README.md").read_text(encoding="utf-8")
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_bench_measures_and_reports(tmp_path):
+    """One kernel, one thread: the file, the tables, the picture."""
+    report = bench_report(tmp_path, "k1 and 1t")
     usable("cython")
     for name in ("floor (copy)", "numpy", "cython", "numba"):
         assert f"| {name} |" in report
@@ -160,10 +165,5 @@ def test_bench_measures_and_reports(tmp_path):
 
 
 def test_bench_times_what_is_promised(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "fastalign", "bench", "--quick", "--output", str(tmp_path), "-k", "measure and first"],
-        cwd=ROOT, capture_output=True, text=True, env=environment(),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = (tmp_path / "README.md").read_text(encoding="utf-8")
+    report = bench_report(tmp_path, "measure and first")
     assert "| first call of gae in a new process |" in report and "< 20 ms" in report

@@ -6,7 +6,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-import fastalign
 from fastalign import (
     discounted_returns,
     gae,
@@ -281,7 +280,7 @@ def test_selective_log_softmax_is_the_first_result(backend):
     tokens = np.zeros((3, 4), int)
     got = selective_log_softmax(x, tokens, backend=backend)
     np.testing.assert_array_equal(got, token_log_probs(x, tokens, backend=backend).logp)
-    assert got.shape == (3, 4) and fastalign.__version__
+    assert got.shape == (3, 4)
 
 
 def test_a_bool_of_any_byte_is_true(backend):
