@@ -1,4 +1,4 @@
-"""Build the extensions: the rules are written out as a Cython include, then compiled for several instruction sets.
+"""Build the extensions: the rules are written out in C, then compiled for several instruction sets.
 
 FASTALIGN_BUILD_ISA=baseline,avx2,avx512 (any of them) restricts what is built; FASTALIGN_NO_EXT=1 builds nothing.
 Where there is no C compiler the package installs without extensions and computes with Numba or NumPy.
@@ -85,15 +85,18 @@ def extensions() -> list[Extension]:
     GENERATED.mkdir(exist_ok=True)
     rules = load("fastalign_rules", RULES / "__init__.py")
     translate = load("fastalign_translate", SOURCES / "translate.py").translate
-    write(GENERATED / "rules.pxi", translate(rules, RULES, stamp(rules)))
+    written = translate(rules, RULES, stamp(rules))
+    for name, text in written.items():
+        write(GENERATED / name, text)
     depends = [str(p.relative_to(HERE)) for p in sorted(SOURCES.glob("*")) if p.is_file()] + ["setup.py"]
     found = [Extension("fastalign._cpu", ["src_ext/cpu.pyx"], depends=depends)]
     for isa in isas():
         source = GENERATED / f"core_{isa}.pyx"
         write(source, f'"""The kernels, built for {isa}."""\n\ninclude "kernels.pxi"\n')
         name = f"fastalign._core_{isa}"
-        depends_too = [*depends, "src_ext/generated/rules.pxi"]
-        found.append(Extension(name, [str(source.relative_to(HERE))], include_dirs=["src_ext"], depends=depends_too))
+        depends_too = [*depends, *(f"src_ext/generated/{name}" for name in written)]
+        include = ["src_ext", "src_ext/generated"]
+        found.append(Extension(name, [str(source.relative_to(HERE))], include_dirs=include, depends=depends_too))
     return cythonize(
         found, compiler_directives=DIRECTIVES, include_path=[str(SOURCES), str(GENERATED)], language_level=3, quiet=True
     )

@@ -1,27 +1,43 @@
 """The shapes, compiled for one instruction set.  Arrays arrive checked; nothing is allocated or returned."""
 
-from libc.math cimport NAN, exp, isfinite, log
-from libc.string cimport memchr, memset
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+)
+from cpython.unicode cimport PyUnicode_AsUTF8
+from libc.math cimport INFINITY, NAN, exp, isfinite, log
+from libc.stdlib cimport free, malloc
+from libc.string cimport memchr, memcmp, memset
 
-cdef extern from "pointwise.h" nogil:
+from numpy import ndarray
+
+cdef extern from "rules.h" nogil:
     enum:
-        FA_TILE
+        FA_BLOCK
         FA_INPUTS
         FA_RESULTS
         FA_PARAMS
-    ctypedef struct fa_tile:
-        double x[FA_INPUTS][FA_TILE]
-        double y[FA_RESULTS][FA_TILE]
-        double p[FA_PARAMS]
-    ctypedef void (*fa_step)(fa_tile *tile, Py_ssize_t n) noexcept nogil
+    ctypedef struct fa_kind:
+        int inputs, outputs, sums, peaks
     ctypedef struct fa_pointwise:
-        fa_step step
-        int inputs, outputs, sums, peaks, single
+        const fa_kind *kind
+        int single
         const void *in_ "in"[FA_INPUTS]
         const unsigned char *mask
         void *out[FA_RESULTS]
         double p[FA_PARAMS]
+    const fa_kind *fa_find(const char *family, const char *kind) noexcept
     void fa_pointwise_run(const fa_pointwise *work, Py_ssize_t n, double *partials) noexcept
+    double fa_peak(double a, double b) noexcept
+
+cdef extern from "vecmath.h" nogil:
+    double fa_exp(double x) noexcept
+    double fa_expm1(double x) noexcept
+    double fa_log(double x) noexcept
+    double fa_log1p(double x) noexcept
+    float fa_exp_single(float x) noexcept
+    float fa_expm1_single(float x) noexcept
+    float fa_log_single(float x) noexcept
+    float fa_log1p_single(float x) noexcept
 
 cdef extern from "rows.h" nogil:
     ctypedef struct fa_row:
@@ -97,24 +113,117 @@ cdef Py_ssize_t scan_chains(const unsigned char *terminated, Py_ssize_t n, Py_ss
 include "rules.pxi"
 
 
+cdef const fa_kind *find_kind(str family, str kind) except NULL:
+    cdef const fa_kind *found = fa_find(PyUnicode_AsUTF8(family), PyUnicode_AsUTF8(kind))
+    if found == NULL:
+        raise ValueError(f"{family}_{kind} is not compiled into this extension")
+    return found
+
+
 def pointwise(str family, str kind, tuple inputs, const unsigned char[::1] mask, tuple params, tuple outputs,
               double[:, ::1] partials):
     cdef fa_pointwise work
     cdef Py_ssize_t n = inputs[0].shape[0]
     cdef int k
-    find_pointwise(family, kind, &work)
+    work.kind = find_kind(family, kind)
     work.single = inputs[0].dtype.itemsize == 4
     work.mask = &mask[0] if mask is not None and n else NULL
     if n == 0:
         return
-    for k in range(work.inputs):
+    for k in range(work.kind.inputs):
         work.in_[k] = address(inputs[k])
-    for k in range(work.outputs):
+    for k in range(work.kind.outputs):
         work.out[k] = writable(outputs[k])
     for k in range(len(params)):
         work.p[k] = params[k]
     with nogil:
         fa_pointwise_run(&work, n, &partials[0, 0])
+
+
+def pointwise_at_once(str family, str kind, tuple inputs, tuple params, tuple outputs, Py_ssize_t most):
+    """The tallies, if all arrays are plain ones of one shape and of float32 or float64, of ``most`` elements at most.
+
+    None if they are not: nothing was written then.  What takes Python microseconds to find out takes this a fraction.
+    """
+    cdef Py_buffer[FA_INPUTS + FA_RESULTS] views
+    cdef fa_pointwise work
+    cdef int held = 0, count = len(inputs), k
+    cdef Py_ssize_t n
+    work.kind = find_kind(family, kind)
+    if count != work.kind.inputs or len(outputs) != work.kind.outputs or len(params) > FA_PARAMS:
+        return None
+    try:
+        for array in inputs:
+            if type(array) is not ndarray:
+                return None
+            PyObject_GetBuffer(array, &views[held], PyBUF_FORMAT | PyBUF_C_CONTIGUOUS)
+            held += 1
+        for array in outputs:
+            if type(array) is not ndarray:
+                return None
+            PyObject_GetBuffer(array, &views[held], PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+            held += 1
+        n = views[0].len // views[0].itemsize
+        if n > most or not alike(views, held):
+            return None
+        for k in range(count):
+            work.in_[k] = views[k].buf
+        for k in range(work.kind.outputs):
+            work.out[k] = views[count + k].buf
+        for k in range(len(params)):
+            work.p[k] = params[k]
+        work.single = views[0].itemsize == 4
+        work.mask = NULL
+        return run_at_once(&work, n)
+    except (BufferError, ValueError):  # what the buffer protocol refuses: another layout, read-only
+        return None
+    finally:
+        for k in range(held):
+            PyBuffer_Release(&views[k])
+
+
+cdef bint alike(const Py_buffer *views, int count) noexcept:
+    """Whether all are aligned native float32, or all float64, of one shape."""
+    cdef int k
+    cdef Py_ssize_t size = views[0].itemsize
+    cdef char letter = views[0].format[0]
+    if not (letter == b"d" and size == 8 or letter == b"f" and size == 4):
+        return False
+    for k in range(count):
+        if views[k].format[0] != letter or views[k].format[1] != 0 or <size_t> views[k].buf % size != 0:
+            return False
+        if views[k].ndim != views[0].ndim:
+            return False
+        if memcmp(views[k].shape, views[0].shape, views[0].ndim * sizeof(Py_ssize_t)) != 0:
+            return False
+    return True
+
+
+cdef list run_at_once(fa_pointwise *work, Py_ssize_t n):
+    """The tallies of all blocks, folded in the order of the blocks, as dispatch.fold does."""
+    cdef int k, sums = work.kind.sums, tallies = work.kind.sums + work.kind.peaks
+    cdef Py_ssize_t block, blocks = (n + FA_BLOCK - 1) // FA_BLOCK
+    cdef double[FA_RESULTS] few
+    cdef double *partials = few
+    if blocks > 1:
+        partials = <double *> malloc(blocks * tallies * sizeof(double))
+        if partials == NULL:
+            raise MemoryError
+    for k in range(tallies):
+        partials[k] = 0.0 if k < sums else -INFINITY
+    if n > 0:
+        with nogil:
+            fa_pointwise_run(work, n, partials)
+    for block in range(1, blocks):
+        for k in range(tallies):
+            if k < sums:
+                partials[k] += partials[block * tallies + k]
+            else:
+                partials[k] = fa_peak(partials[k], partials[block * tallies + k])
+    folded = [partials[k] for k in range(tallies)]
+    if blocks > 1:
+        free(partials)
+    return folded
 
 
 def scan(str kind, rewards, values, next_values, final_values, last_values, const unsigned char[:, ::1] terminated,
@@ -145,27 +254,22 @@ def scan(str kind, rewards, values, next_values, final_values, last_values, cons
 
 cdef const void *address(array) except? NULL:
     """Where a contiguous array lies; NULL for None and for an empty one."""
-    cdef const float[::1] narrow
-    cdef const double[::1] wide
-    if array is None or array.size == 0:
-        return NULL
-    if array.dtype.itemsize == 4:
-        narrow = array.reshape(-1)
-        return &narrow[0]
-    wide = array.reshape(-1)
-    return &wide[0]
+    return held_by(array, PyBUF_SIMPLE)
 
 
 cdef void *writable(array) except? NULL:
-    cdef float[::1] narrow
-    cdef double[::1] wide
-    if array is None or array.size == 0:
+    return held_by(array, PyBUF_WRITABLE)
+
+
+cdef void *held_by(array, int how) except? NULL:
+    cdef Py_buffer view
+    cdef void *buf
+    if array is None:
         return NULL
-    if array.dtype.itemsize == 4:
-        narrow = array.reshape(-1)
-        return &narrow[0]
-    wide = array.reshape(-1)
-    return &wide[0]
+    PyObject_GetBuffer(array, &view, how)
+    buf = view.buf if view.len else NULL
+    PyBuffer_Release(&view)  # the caller holds the array itself
+    return buf
 
 
 def group_reduce(values, const long long[::1] offsets, const unsigned char[::1] mask, bint mean, out,
@@ -184,20 +288,25 @@ def group_spread(grad, const long long[::1] offsets, const unsigned char[::1] ma
         spread_double(grad, offsets, mask, mean, counts, out)
 
 
-def vecmath_values(str name, const double[::1] x, double[::1] out):
-    """The build's own exp, expm1, log or log1p, for the tests."""
-    cdef Py_ssize_t i
-    if name == "exp":
-        for i in range(x.shape[0]):
-            out[i] = math.exp(x[i])
-    elif name == "expm1":
-        for i in range(x.shape[0]):
-            out[i] = math.expm1(x[i])
-    elif name == "log":
-        for i in range(x.shape[0]):
-            out[i] = math.log(x[i])
-    elif name == "log1p":
-        for i in range(x.shape[0]):
-            out[i] = math.log1p(x[i])
+def vecmath_values(str name, x, out):
+    """The build's own exp, expm1, log or log1p of float64 or float32 arrays, for the tests."""
+    if x.dtype.itemsize == 4:
+        vecmath_single(name, x, out)
     else:
-        raise ValueError(name)
+        vecmath_double(name, x, out)
+
+
+cdef vecmath_double(str name, const double[::1] x, double[::1] out):
+    cdef Py_ssize_t i
+    cdef int which = ("exp", "expm1", "log", "log1p").index(name)
+    for i in range(x.shape[0]):
+        out[i] = (fa_exp(x[i]) if which == 0 else fa_expm1(x[i]) if which == 1 else
+                  fa_log(x[i]) if which == 2 else fa_log1p(x[i]))
+
+
+cdef vecmath_single(str name, const float[::1] x, float[::1] out):
+    cdef Py_ssize_t i
+    cdef int which = ("exp", "expm1", "log", "log1p").index(name)
+    for i in range(x.shape[0]):
+        out[i] = (fa_exp_single(x[i]) if which == 0 else fa_expm1_single(x[i]) if which == 1 else
+                  fa_log_single(x[i]) if which == 2 else fa_log1p_single(x[i]))

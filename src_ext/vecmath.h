@@ -7,6 +7,11 @@
  * c) Rounding to an integer is the addition of 1.5 * 2^52: never compile with -fassociative-math.
  * d) Errors against 50 digits (tests/test_vecmath.py): at most 2 ulp each.
  * e) 64-bit integer arithmetic is limited to what AVX2 has: logical shifts, add, and, or.
+ * f) exp and expm1 of the same argument share all but their last lines, and log1p(x) its 1 / (1 + x) with the caller:
+ *    equal expressions, which the compiler computes once.
+ * g) The polynomials are minimax, by Remez exchange in 60 digits; errors beside them, relative to the function.
+ * h) The float versions (_single) differ in two points: exp is 0 where its result would be subnormal, and -0 may become
+ *    +0.  Both are far below the rounding of what rules add them to.
  */
 #ifndef FASTALIGN_VECMATH_H
 #define FASTALIGN_VECMATH_H
@@ -18,9 +23,11 @@
 #if defined(__GNUC__)
 #define FA_INLINE static inline __attribute__((always_inline, unused))
 #define FA_UNUSED __attribute__((unused))
+#define FA_APART __attribute__((noinline, unused))
 #else
 #define FA_INLINE static inline
 #define FA_UNUSED
+#define FA_APART
 #endif
 
 #define FA_LOG2E 1.4426950408889634
@@ -48,70 +55,69 @@ FA_INLINE double fa_pow2(double n)
     return fa_double(fa_bits(n + (FA_ROUND + 1023.0)) << 52);
 }
 
-/* exp(r) - 1 for |r| <= ln(2)/2, by its series: r^14/14! is below 2^-56 of the result. */
+/* exp(r) - 1 for |r| <= ln(2)/2; 2^-54. */
 FA_INLINE double fa_expm1_core(double r)
 {
-    double p = 1.0 / 6227020800.0;
-    p = p * r + 1.0 / 479001600.0;
-    p = p * r + 1.0 / 39916800.0;
-    p = p * r + 1.0 / 3628800.0;
-    p = p * r + 1.0 / 362880.0;
-    p = p * r + 1.0 / 40320.0;
-    p = p * r + 1.0 / 5040.0;
-    p = p * r + 1.0 / 720.0;
-    p = p * r + 1.0 / 120.0;
-    p = p * r + 1.0 / 24.0;
-    p = p * r + 1.0 / 6.0;
-    p = p * r + 0.5;
+    double p = 2.511009630403348889e-8;
+    p = p * r + 2.7620140764349069819e-7;
+    p = p * r + 2.7557242213510690926e-6;
+    p = p * r + 2.4801521185310742885e-5;
+    p = p * r + 1.9841269886699926183e-4;
+    p = p * r + 1.3888888917285467694e-3;
+    p = p * r + 8.3333333333221716312e-3;
+    p = p * r + 4.1666666666623982753e-2;
+    p = p * r + 0.16666666666666674561;
+    p = p * r + 0.50000000000000010265;
     return p * (r * r) + r;
 }
 
-FA_INLINE double fa_exp(double x)
+/* exp(x) = (core + 1) 2^n, with 2^n in two factors: alone it is not a normal number from -1023 down, nor at 1024. */
+typedef struct { double core, n, near, far; } fa_reduced;
+
+FA_INLINE fa_reduced fa_reduce(double x)
 {
     const double low = x < -746.0 ? -746.0 : x;
     const double bounded = low > 710.0 ? 710.0 : low;
     const double n = (bounded * FA_LOG2E + FA_ROUND) - FA_ROUND;
     const double r = (bounded - n * FA_LN2_HI) - n * FA_LN2_LO;
-    /* In two factors: 2^n alone is not a normal number from -1023 down, nor at 1024. */
     const double half = (n * 0.5 + FA_ROUND) - FA_ROUND;
-    return ((fa_expm1_core(r) + 1.0) * fa_pow2(half)) * fa_pow2(n - half);
+    const fa_reduced it = {fa_expm1_core(r), n, fa_pow2(half), fa_pow2(n - half)};
+    return it;
+}
+
+FA_INLINE double fa_exp(double x)
+{
+    const fa_reduced it = fa_reduce(x);
+    return ((it.core + 1.0) * it.near) * it.far;
 }
 
 FA_INLINE double fa_expm1(double x)
 {
-    const double low = x < -40.0 ? -40.0 : x;
-    const double bounded = low > 710.0 ? 710.0 : low;
-    const double n = (bounded * FA_LOG2E + FA_ROUND) - FA_ROUND;
-    const double r = (bounded - n * FA_LN2_HI) - n * FA_LN2_LO;
-    const double half_scale = fa_pow2(n - 1.0); /* 2^1024 is infinite, its half is not */
-    const double y = 2.0 * (fa_expm1_core(r) * half_scale + (half_scale - 0.5));
-    return x > -1e-300 && x < 1e-300 ? x : y; /* keeps -0 and subnormals */
+    const fa_reduced it = fa_reduce(x);
+    const double power = it.near * it.far;
+    const double y = it.core * power + (power - 1.0);
+    const double large = it.n > 60.0 ? ((it.core + 1.0) * it.near) * it.far : y; /* where 2^n may be infinite */
+    return x > -1e-300 && x < 1e-300 ? x : large;                               /* keeps -0 and subnormals */
 }
 
-/* log(u) + tail, tail small.  log(u) = e ln 2 + log(1 + f), 1 + f in [sqrt(1/2), sqrt(2)), and with s = f/(2+f)
- * log(1 + f) = 2 artanh(s) = f - (f^2/2 - s (f^2/2 + R)), R = 2 (s^2/3 + s^4/5 + ...): the leading term is exact. */
-FA_INLINE double fa_log_plus(double u, double tail)
+/* log(u) + tail for a normal u, tail small.  log(u) = e ln 2 + log(1 + f), 1 + f in [sqrt(1/2), sqrt(2)), and with
+ * s = f/(2+f)  log(1 + f) = 2 artanh(s) = f - (f^2/2 - s (f^2/2 + R)), R = 2 (s^2/3 + s^4/5 + ...); 2^-57. */
+FA_INLINE double fa_log_plus(double u, double scaled, double tail)
 {
-    const double tiny = u < 2.2250738585072014e-308 ? 1.0 : 0.0;
-    const double v = tiny > 0.0 ? u * 18014398509481984.0 : u;
-    const uint64_t shifted = fa_bits(v) + (0x3ff0000000000000ull - 0x3fe6a09e00000000ull);
+    const uint64_t shifted = fa_bits(u) + (0x3ff0000000000000ull - 0x3fe6a09e00000000ull);
     /* The biased exponent, as a double: or-ed into the low bits of 2^52. */
     const double biased = fa_double((shifted >> 52) | 0x4330000000000000ull) - 4503599627370496.0;
-    const double e = biased - (tiny > 0.0 ? 1077.0 : 1023.0);
+    const double e = biased - scaled;
     const double f = fa_double((shifted & 0x000fffffffffffffull) + 0x3fe6a09e00000000ull) - 1.0;
     const double s = f / (2.0 + f);
     const double z = s * s;
-    double p = 2.0 / 23.0;
-    p = p * z + 2.0 / 21.0;
-    p = p * z + 2.0 / 19.0;
-    p = p * z + 2.0 / 17.0;
-    p = p * z + 2.0 / 15.0;
-    p = p * z + 2.0 / 13.0;
-    p = p * z + 2.0 / 11.0;
-    p = p * z + 2.0 / 9.0;
-    p = p * z + 2.0 / 7.0;
-    p = p * z + 2.0 / 5.0;
-    p = p * z + 2.0 / 3.0;
+    double p = 0.14619095556025325953;
+    p = p * z + 0.15331497880572439688;
+    p = p * z + 0.18182896203998564127;
+    p = p * z + 0.22222211031805991484;
+    p = p * z + 0.2857142862665096342;
+    p = p * z + 0.39999999999897889087;
+    p = p * z + 0.66666666666666697486;
     const double h = 0.5 * f * f;
     return e * FA_LN2_HI + (f - (h - (s * (h + p * z) + (e * FA_LN2_LO + tail))));
 }
@@ -126,15 +132,119 @@ FA_INLINE double fa_log_ends(double u, double y)
 
 FA_INLINE double fa_log(double x)
 {
-    return fa_log_ends(x, fa_log_plus(x, 0.0));
+    const double tiny = x < 2.2250738585072014e-308 ? 1.0 : 0.0;
+    const double u = tiny > 0.0 ? x * 18014398509481984.0 : x;
+    return fa_log_ends(x, fa_log_plus(u, tiny > 0.0 ? 1077.0 : 1023.0, 0.0));
 }
 
 FA_INLINE double fa_log1p(double x)
 {
     const double u = 1.0 + x;
     /* What 1 + x lost, to first order.  By the reciprocal: beside log1p(e) a rule mostly wants 1 / (1 + e) too. */
-    const double y = fa_log_plus(u, (x - (u - 1.0)) * (1.0 / u));
+    const double y = fa_log_plus(u, 1023.0, (x - (u - 1.0)) * (1.0 / u));
     return x == 0.0 ? x : fa_log_ends(u, y);
+}
+
+FA_INLINE double fa_abs(double x)
+{
+    return fabs(x);
+}
+
+/* ---- float ------------------------------------------------------------------------------------------------------ */
+
+FA_INLINE uint32_t fa_bits_single(float x)
+{
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    return u;
+}
+
+FA_INLINE float fa_float(uint32_t u)
+{
+    float x;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+
+/* exp(x) = 2 (core + 1) half, half = 2^(n-1): 2^128 is infinite, its half is not.  core to 2^-25. */
+typedef struct { float core, half; } fa_reduced_single;
+
+#define FA_LEAST_SINGLE -87.3f
+
+FA_INLINE fa_reduced_single fa_reduce_single(float x)
+{
+    const float low = x < FA_LEAST_SINGLE ? FA_LEAST_SINGLE : x;
+    const float bounded = low > 88.73f ? 88.73f : low;
+    const float z = bounded * 1.44269504f + 12583038.0f; /* 1.5 * 2^23 + 126: the exponent of 2^(n-1) in the low bits */
+    const float n = z - 12583038.0f;
+    const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.3941166276396441e-3f;
+    p = p * r + 8.3632053956257806e-3f;
+    p = p * r + 4.1666374660441058e-2f;
+    p = p * r + 0.16666576823863931f;
+    p = p * r + 0.50000000270168336f;
+    const fa_reduced_single it = {p * (r * r) + r, fa_float(fa_bits_single(z) << 23)};
+    return it;
+}
+
+FA_INLINE float fa_exp_single(float x)
+{
+    const fa_reduced_single it = fa_reduce_single(x);
+    const float y = it.core * it.half + it.half;
+    const float twice = y + y;
+    return x < FA_LEAST_SINGLE ? 0.0f : twice;
+}
+
+FA_INLINE float fa_expm1_single(float x)
+{
+    const fa_reduced_single it = fa_reduce_single(x);
+    const float y = it.core * it.half + (it.half - 0.5f);
+    return y + y;
+}
+
+/* log(u) + tail = e ln 2 + f - f^2/2 + f^3 Q(f) + tail, 1 + f in [sqrt(1/2), sqrt(2)); 2^-25.  No division: there is
+ * one beside it already. */
+FA_INLINE float fa_log_plus_single(float u, int scaled, float tail)
+{
+    const uint32_t shifted = fa_bits_single(u) + (0x3f800000u - 0x3f3504f3u);
+    const float e = (float)((int32_t)(shifted >> 23) - scaled);
+    const float f = fa_float((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
+    float p = -8.3055272480190737e-2f;
+    p = p * f + 0.12798967969011027f;
+    p = p * f - 0.12943401060669933f;
+    p = p * f + 0.14190227746619095f;
+    p = p * f - 0.16643488908458879f;
+    p = p * f + 0.20001880254776310f;
+    p = p * f - 0.25000280857352853f;
+    p = p * f + 0.33333326537580737f;
+    const float h = 0.5f * f * f;
+    return e * 0.693359375f + (f - (h - (f * f * f * p + (tail - e * 2.12194440e-4f))));
+}
+
+FA_INLINE float fa_log_ends_single(float u, float y)
+{
+    const float a = u > 3.402823466e38f ? u : y;
+    const float b = u == 0.0f ? -(float)INFINITY : a;
+    return u < 0.0f || u != u ? (float)NAN : b;
+}
+
+FA_INLINE float fa_log_single(float x)
+{
+    const int tiny = x < 1.17549435e-38f;
+    const float u = tiny ? x * 33554432.0f : x;
+    return fa_log_ends_single(x, fa_log_plus_single(u, tiny ? 152 : 127, 0.0f));
+}
+
+FA_INLINE float fa_log1p_single(float x)
+{
+    const float u = 1.0f + x;
+    const float y = fa_log_plus_single(u, 127, (x - (u - 1.0f)) * (1.0f / u));
+    return x == 0.0f ? x : fa_log_ends_single(u, y);
+}
+
+FA_INLINE float fa_abs_single(float x)
+{
+    return fabsf(x);
 }
 
 #endif
