@@ -4,6 +4,13 @@
 
 #include <stddef.h>
 
+/* What gcc 12 knows of a clamp's bounds becomes branches, then masks: without these two passes PPO's loop in float is 62
+ * vector instructions, with them 87 (0.95 and 1.16 ns per element). */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC push_options
+#pragma GCC optimize("no-thread-jumps", "no-tree-pre")
+#endif
+
 #include "pointwise.h"
 
 #define REAL double
@@ -21,6 +28,10 @@
 #undef REAL
 #undef NAME
 #undef MATH
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC pop_options
+#endif
 
 static const fa_kind fa_kinds[] = {
 #include "rules_table.h"

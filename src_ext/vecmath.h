@@ -9,7 +9,8 @@
  * e) 64-bit integer arithmetic is limited to what AVX2 has: logical shifts, add, and, or.
  * f) exp and expm1 of the same argument share all but their last lines, and log1p(x) its 1 / (1 + x) with the caller:
  *    equal expressions, which the compiler computes once.
- * g) The polynomials are minimax, by Remez exchange in 60 digits; errors beside them, relative to the function.
+ * g) The polynomials are minimax, by Remez exchange in 60 digits; errors beside them, relative to the function.  They
+ *    are evaluated in pairs: a loop's length is bound by the chain of its operations, not by their number.
  * h) The float versions (_single) differ in two points: exp is 0 where its result would be subnormal, and -0 may become
  *    +0.  Both are far below the rounding of what rules add them to.
  */
@@ -58,17 +59,13 @@ FA_INLINE double fa_pow2(double n)
 /* exp(r) - 1 for |r| <= ln(2)/2; 2^-54. */
 FA_INLINE double fa_expm1_core(double r)
 {
-    double p = 2.511009630403348889e-8;
-    p = p * r + 2.7620140764349069819e-7;
-    p = p * r + 2.7557242213510690926e-6;
-    p = p * r + 2.4801521185310742885e-5;
-    p = p * r + 1.9841269886699926183e-4;
-    p = p * r + 1.3888888917285467694e-3;
-    p = p * r + 8.3333333333221716312e-3;
-    p = p * r + 4.1666666666623982753e-2;
-    p = p * r + 0.16666666666666674561;
-    p = p * r + 0.50000000000000010265;
-    return p * (r * r) + r;
+    const double r2 = r * r, r4 = r2 * r2;
+    const double p01 = 0.50000000000000010265 + r * 0.16666666666666674561;
+    const double p23 = 4.1666666666623982753e-2 + r * 8.3333333333221716312e-3;
+    const double p45 = 1.3888888917285467694e-3 + r * 1.9841269886699926183e-4;
+    const double p67 = 2.4801521185310742885e-5 + r * 2.7557242213510690926e-6;
+    const double p89 = 2.7620140764349069819e-7 + r * 2.511009630403348889e-8;
+    return ((p01 + r2 * p23) + r4 * ((p45 + r2 * p67) + r4 * p89)) * r2 + r;
 }
 
 /* exp(x) = (core + 1) 2^n, with 2^n in two factors: alone it is not a normal number from -1023 down, nor at 1024. */
@@ -111,13 +108,11 @@ FA_INLINE double fa_log_plus(double u, double scaled, double tail)
     const double f = fa_double((shifted & 0x000fffffffffffffull) + 0x3fe6a09e00000000ull) - 1.0;
     const double s = f / (2.0 + f);
     const double z = s * s;
-    double p = 0.14619095556025325953;
-    p = p * z + 0.15331497880572439688;
-    p = p * z + 0.18182896203998564127;
-    p = p * z + 0.22222211031805991484;
-    p = p * z + 0.2857142862665096342;
-    p = p * z + 0.39999999999897889087;
-    p = p * z + 0.66666666666666697486;
+    const double z2 = z * z;
+    const double p01 = 0.66666666666666697486 + z * 0.39999999999897889087;
+    const double p23 = 0.2857142862665096342 + z * 0.22222211031805991484;
+    const double p45 = 0.18182896203998564127 + z * 0.15331497880572439688;
+    const double p = p01 + z2 * (p23 + z2 * (p45 + z2 * 0.14619095556025325953));
     const double h = 0.5 * f * f;
     return e * FA_LN2_HI + (f - (h - (s * (h + p * z) + (e * FA_LN2_LO + tail))));
 }
@@ -178,12 +173,11 @@ FA_INLINE fa_reduced_single fa_reduce_single(float x)
     const float z = bounded * 1.44269504f + 12583038.0f; /* 1.5 * 2^23 + 126: the exponent of 2^(n-1) in the low bits */
     const float n = z - 12583038.0f;
     const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
-    float p = 1.3941166276396441e-3f;
-    p = p * r + 8.3632053956257806e-3f;
-    p = p * r + 4.1666374660441058e-2f;
-    p = p * r + 0.16666576823863931f;
-    p = p * r + 0.50000000270168336f;
-    const fa_reduced_single it = {p * (r * r) + r, fa_float(fa_bits_single(z) << 23)};
+    const float r2 = r * r;
+    const float p01 = 0.50000000270168336f + r * 0.16666576823863931f;
+    const float p23 = 4.1666374660441058e-2f + r * 8.3632053956257806e-3f;
+    const float p = p01 + r2 * (p23 + r2 * 1.3941166276396441e-3f);
+    const fa_reduced_single it = {p * r2 + r, fa_float(fa_bits_single(z) << 23)};
     return it;
 }
 
@@ -209,16 +203,13 @@ FA_INLINE float fa_log_plus_single(float u, int scaled, float tail)
     const uint32_t shifted = fa_bits_single(u) + (0x3f800000u - 0x3f3504f3u);
     const float e = (float)((int32_t)(shifted >> 23) - scaled);
     const float f = fa_float((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
-    float p = -8.3055272480190737e-2f;
-    p = p * f + 0.12798967969011027f;
-    p = p * f - 0.12943401060669933f;
-    p = p * f + 0.14190227746619095f;
-    p = p * f - 0.16643488908458879f;
-    p = p * f + 0.20001880254776310f;
-    p = p * f - 0.25000280857352853f;
-    p = p * f + 0.33333326537580737f;
-    const float h = 0.5f * f * f;
-    return e * 0.693359375f + (f - (h - (f * f * f * p + (tail - e * 2.12194440e-4f))));
+    const float f2 = f * f, f4 = f2 * f2;
+    const float p01 = 0.33333326537580737f - f * 0.25000280857352853f;
+    const float p23 = 0.20001880254776310f - f * 0.16643488908458879f;
+    const float p45 = 0.14190227746619095f - f * 0.12943401060669933f;
+    const float p67 = 0.12798967969011027f - f * 8.3055272480190737e-2f;
+    const float p = (p01 + f2 * p23) + f4 * (p45 + f2 * p67);
+    return e * 0.693359375f + (f - (0.5f * f2 - (f2 * f * p + (tail - e * 2.12194440e-4f))));
 }
 
 FA_INLINE float fa_log_ends_single(float u, float y)

@@ -1,6 +1,7 @@
 """The formulas themselves: the language they are written in, their tables of extremes, their stamp."""
 
 import ast
+import importlib.util
 import inspect
 import itertools
 import math
@@ -22,6 +23,16 @@ NAMES = [name for name in vars(FLOATS.rules)]
 KINDS = [(prefix, kind) for prefix in FAMILIES for kind in family(prefix)]
 SOURCES = Path(__file__).parent.parent / "src_ext"
 
+
+def load_translate():
+    spec = importlib.util.spec_from_file_location("translate", SOURCES / "translate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+translate = load_translate()
+
 # ---- the language ----------------------------------------------------------------------------------------------------
 
 # What CPython, Numba, CUDA and, translated, C understand alike; branches are ternaries, so that loops vectorise.
@@ -35,7 +46,7 @@ EXPRESSIONS = (
 
 def math_names():
     """The functions that the C side offers under the name ``math``."""
-    return set(re.findall(r'double (\w+) "fa_', (SOURCES / "vecmath.pxd").read_text(encoding="utf-8")))
+    return {*translate.MATH, *translate.LIBM}
 
 
 def parsed():
@@ -209,10 +220,6 @@ EXTREMES = [
     ("clamp", (3.0, -1.0, 1.0), "1"),
     ("clamp", (-INF, -1.0, 1.0), "-1"),
     ("clamp", (NAN, -1.0, 1.0), "nan"),
-    ("inside", (1.0, 1.0), "1"),
-    ("inside", (-1.0, 1.0), "1"),
-    ("inside", (1.0000000000000002, 1.0), "0"),
-    ("inside", (1e308, INF), "1"),
     ("row_entropy", (1.0, 0.0), "0"),
     ("row_entropy", (131072.0, 0.0), "11.783502069519070260093"),
     ("row_entropy", (1.0, -5e-324), "4.9406564584124654e-324"),

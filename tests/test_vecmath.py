@@ -46,12 +46,37 @@ def test_error_in_ulp(core, name):
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_ends_of_the_domain(core, name):
+def test_error_of_the_float_version(core, name):
     with np.errstate(all="ignore"):
-        want = getattr(np, name)(ENDS)
-    got = compute(core, name, ENDS)
-    np.testing.assert_allclose(got, want, rtol=1e-15, atol=0)
-    assert np.array_equal(np.signbit(got[want == 0]), np.signbit(want[want == 0]))
+        x = ARGUMENTS[name].astype(np.float32)
+    x = x[np.isfinite(x)]
+    with np.errstate(all="ignore"):
+        exact = getattr(np, name)(x.astype(np.float64))  # exact enough to judge 24 bits by
+    normal = np.finfo(np.float32)
+    some = (np.abs(exact) <= float(normal.max)) & (np.abs(exact) >= float(normal.tiny))
+    x, exact = x[some], exact[some]
+    error = np.abs(compute(core, name, x) - exact) / np.spacing(np.abs(exact).astype(np.float32))
+    worst = np.argmax(error)
+    assert error[worst] <= MOST_ULP, f"{name}({x[worst]!r}) is off by {error[worst]:.2f} ulp"
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_ends_of_the_domain(core, name, dtype):
+    with np.errstate(all="ignore"):
+        x = ENDS.astype(dtype)
+        want = getattr(np, name)(x)
+    got = compute(core, name, x)
+    if dtype == np.float64:
+        np.testing.assert_allclose(got, want, rtol=1e-15, atol=0)
+        assert np.array_equal(np.signbit(got[want == 0]), np.signbit(want[want == 0]))
+    else:
+        np.testing.assert_allclose(got, want, rtol=2.4e-7, atol=0)
+
+
+def test_a_float_exp_is_zero_where_it_would_be_subnormal(core):
+    x = np.array([-87.0, -87.5, -100.0, -104.0, -np.inf], np.float32)
+    np.testing.assert_allclose(compute(core, "exp", x), [np.exp(-87.0), 0, 0, 0, 0], rtol=2.4e-7, atol=0)
 
 
 def test_subnormal_results_survive(core):

@@ -22,8 +22,3 @@ def clamp(x: float, low: float, high: float) -> float:
     """x bounded to [low, high]; NaN stays NaN."""
     bounded = low if x < low else x
     return high if bounded > high else bounded
-
-
-def inside(x: float, bound: float) -> float:
-    """1 where |x| <= bound, the derivative of clamp(x, -bound, bound) (its bounds pass, as in torch); else 0."""
-    return 0.0 if abs(x) > bound else 1.0

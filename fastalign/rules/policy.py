@@ -2,7 +2,7 @@
 
 import math
 
-from .elementary import clamp, inside
+from .elementary import clamp
 
 
 def policy_ppo(
@@ -16,11 +16,10 @@ def policy_ppo(
     log_ratio = log_prob - old_log_prob
     ratio = math.exp(clamp(log_ratio, -log_ratio_clamp, log_ratio_clamp))
     bounded = clamp(ratio, 1.0 - clip_low, 1.0 + clip_high)
-    nothing = 0.0 if ratio == ratio else ratio
-    surrogate = ratio * advantage if advantage != 0.0 else nothing
-    clipped = bounded * advantage if advantage != 0.0 else nothing
-    value = -clipped if surrogate > clipped else -surrogate
-    slope = 0.0 if surrogate > clipped else -surrogate * inside(log_ratio, log_ratio_clamp)
+    # Positive where the clipped branch is the minimum; NaN, of ∞ · 0, where A = 0 must select the finite branch.
+    gain = (ratio - bounded) * advantage
+    value = -(ratio if gain <= 0.0 else bounded) * advantage
+    slope = 0.0 if gain > 0.0 else (0.0 if abs(log_ratio) > log_ratio_clamp else value)
     return value, slope
 
 
@@ -36,9 +35,9 @@ def frame_policy(
     value, slope = rule(log_prob, old_log_prob, advantage, clip_low, clip_high, log_ratio_clamp)  # noqa: F821
     log_ratio = clamp(log_prob - old_log_prob, -log_ratio_clamp, log_ratio_clamp)
     ratio = math.exp(log_ratio)
-    above = 1.0 if ratio > 1.0 + clip_high else 0.0
-    below = 1.0 if ratio < 1.0 - clip_low else 0.0
-    binding = above if advantage > 0.0 else (below if advantage < 0.0 else 0.0)
+    excess = ratio - clamp(ratio, 1.0 - clip_low, 1.0 + clip_high)
+    outside = 1.0 if abs(excess) > 0.0 else 0.0
+    binding = 1.0 if excess * advantage > 0.0 else 0.0
     # k3 of KL(old ‖ new) with samples of old: (r − 1) − log r, by expm1 since r − 1 cancels near 1.
     approx_kl = math.expm1(log_ratio) - log_ratio
     return (
@@ -46,7 +45,7 @@ def frame_policy(
         value,
         approx_kl,
         binding,
-        above + below,
+        outside,
         ratio,
         ratio,
     )
