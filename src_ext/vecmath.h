@@ -11,8 +11,8 @@
  *    equal expressions, which the compiler computes once.
  * g) The polynomials are minimax, by Remez exchange in 60 digits; errors beside them, relative to the function.  They
  *    are evaluated in pairs: a loop's length is bound by the chain of its operations, not by their number.
- * h) The float versions (_single) differ in two points: exp is 0 where its result would be subnormal, and -0 may become
- *    +0.  Both are far below the rounding of what rules add them to.
+ * h) The float versions (_single) differ in two points: exp is 0 where its result would be below 2^-125 = 2.4e-38, and
+ *    -0 may become +0.  Both are far below the rounding of what rules add them to.
  */
 #ifndef FASTALIGN_VECMATH_H
 #define FASTALIGN_VECMATH_H
@@ -164,7 +164,7 @@ FA_INLINE float fa_float(uint32_t u)
 /* exp(x) = 2 (core + 1) half, half = 2^(n-1): 2^128 is infinite, its half is not.  core to 2^-25. */
 typedef struct { float core, half; } fa_reduced_single;
 
-#define FA_LEAST_SINGLE -87.3f
+#define FA_LEAST_SINGLE -86.64f /* 2^-125: of less the half is subnormal */
 
 FA_INLINE fa_reduced_single fa_reduce_single(float x)
 {

@@ -63,7 +63,7 @@ def test_within_four_eps_for_inputs_within_a_rounding(isa, name):
             ]
             for k, (g, w) in enumerate(zip(got, exact, strict=True)):
                 reach = sum(abs(other[k] - w) for other in near)
-                assert abs(float(g[i]) - w) <= 4 * EPS * abs(w) + reach + 1e-38, (k, x, float(g[i]), float(w))
+                assert abs(float(g[i]) - w) <= 4 * EPS * abs(w) + reach + 2.4e-38, (k, x, float(g[i]), float(w))
 
 
 def test_what_is_not_one_of_them_is_computed_in_double():
