@@ -11,6 +11,7 @@ REQUIRE := numpy,cython,numba,cuda-sim
 
 help:
 	@echo "make demo | test | bench | lint | build | clean      ARGS= goes to the command, CC= and PYTHON= choose the tools"
+	@echo "make bench PEERS=1      also installs and times PyTorch, JAX, tianshou, Stable-Baselines3, rlax and SciPy"
 
 demo: $(VENV)/.built
 	$(BIN)/fastalign demo $(ARGS)
@@ -18,7 +19,7 @@ demo: $(VENV)/.built
 test: $(VENV)/.test
 	FASTALIGN_REQUIRE=$(REQUIRE) $(BIN)/python -m pytest $(ARGS)
 
-bench: $(VENV)/.bench
+bench: $(VENV)/.bench $(if $(PEERS),$(VENV)/.peers)
 	$(BIN)/fastalign bench $(ARGS)
 
 build: $(VENV)/.built
@@ -52,8 +53,10 @@ $(VENV)/.built: $(VENV)/bin/python $(VENV)/.isa pyproject.toml setup.py constrai
 # The requirements of an extra by themselves: to install the extra would build again.
 $(VENV)/.test: EXTRAS := cli cuda test
 $(VENV)/.bench: EXTRAS := cli bench
+# PyPI's torch for Linux brings CUDA, gigabytes of it; without: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+$(VENV)/.peers: EXTRAS := bench-peers
 $(VENV)/.lint: EXTRAS := lint
-$(VENV)/.test $(VENV)/.bench $(VENV)/.lint: $(VENV)/.built
+$(VENV)/.test $(VENV)/.bench $(VENV)/.peers $(VENV)/.lint: $(VENV)/.built
 	@$(BIN)/python -c 'import sys, tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*(r for name in sys.argv[1:] for r in extras[name] if not r.startswith("fastalign")), sep="\n")' $(EXTRAS) > $@.txt
 	@$(PIP) -r $@.txt
 	@touch $@

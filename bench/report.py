@@ -1,160 +1,173 @@
-"""results.json of pytest-benchmark as README.md tables and a picture."""
+"""The report: README.md with what is promised and what was found, kernels.md with every kernel, two pictures."""
 
-import json
-from collections import defaultdict
+from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
+import plots
+from results import in_units, read, table
+from test_measures import CASES
 
-
-class Timing(NamedTuple):
-    """Seconds of one call, over all rounds of all turns."""
-
-    least: float
-    median: float
-    spread: float  # between the quartiles
-
-    @classmethod
-    def of(cls, seconds):
-        low, median, high = np.percentile(seconds, (25, 50, 75))
-        return cls(float(np.min(seconds)), float(median), float(high - low))
-
-
-def read(path):
-    """(info, {key: (extra_info, Timing)}) with the turns of each implementation joined."""
-    data = json.loads(path.read_text())
-    joined, infos = defaultdict(list), {}
-    for found in data["benchmarks"]:
-        info = found["extra_info"]
-        key = (info["measure"], info["side"]) if "measure" in info else tuple(
-            info[name] for name in ("entry", "threads", "implementation")
-        )  # fmt: skip
-        joined[key] += info.get("told") or found["stats"]["data"]
-        infos[key] = info
-    return data, {key: (infos[key], Timing.of(joined[key])) for key in joined}
+GROUPS = {
+    "rows": "Row kernels",
+    "linear": "From hidden states",
+    "losses": "Losses",
+    "scan": "Advantages",
+    "threads": "Threads",
+    "backends": "Numba against Cython",
+    "memory": "Memory",
+    "accuracy": "Accuracy",
+    "start": "Starting",
+}
+SHOW = {
+    "share": lambda x: f"{x:.3g}×",
+    "speedup": lambda x: f"{x:.3g}×",
+    "seconds": in_units,
+    "bytes": lambda x: f"{x / 1e6:.3g} MB",
+    "error": lambda x: f"{x:.2g}",
+}
+HOLDS, AIM, SHORT, SKIPPED = "holds", "aim met", "**falls short**", "skipped"
 
 
-def in_units(seconds):
-    for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "µs")):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e9:.0f} ns"
+def figure(claim, ours, other):
+    """What a claim is about, of minima or of medians."""
+    if claim.kind == "speedup":
+        return other / ours
+    if claim.kind == "share":
+        return ours / other
+    return ours - (other or 0.0)
 
 
-def table(header, rows):
-    lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(map(str, line)) + " |" for line in lines]
+def state(claim, value):
+    if claim.must is None:
+        return ""
+    sign = 1 if claim.kind == "speedup" else -1
+    if sign * value < sign * claim.must:
+        return SHORT
+    return AIM if claim.aim is not None and sign * value >= sign * claim.aim else HOLDS
 
 
-def measures(timings):
-    """What is promised, what was found, and whether it holds."""
-    rows = []
-    names = dict.fromkeys(key[0] for key in timings if len(key) == 2)
-    for name in names:
-        info, ours = timings[name, "ours"]
-        base = timings.get((name, "baseline"), (None, None))[1]
-        cells = [f"{in_units(ours.least)} ({in_units(ours.median)})"]
-        cells.append(f"{in_units(base.least)} ({in_units(base.median)})" if base else "")
-        if info["least"] is not None:
-            value, must = base.least / ours.least, info["least"]
-            middle = base.median / ours.median
-            rows.append([name, *cells, f"{value:.3g}× ({middle:.3g}×)", f"≥ {must:g}×", mark(value >= must)])
-        else:
-            value, must = ours.least - (base.least if base else 0.0), info["most"]
-            middle = ours.median - (base.median if base else 0.0)
-            result = f"{in_units(value)} ({in_units(middle)})"
-            rows.append([name, *cells, result, f"< {in_units(must)}", mark(value < must)])
-    return table(["measure", "fastalign", "baseline", "result", "must be", ""], rows) if rows else []
+def bound(claim, limit):
+    if limit is None:
+        return ""
+    return ("≥ " if claim.kind == "speedup" else "≤ ") + SHOW[claim.kind](limit)
 
 
-def mark(holds):
-    return "holds" if holds else "**falls short**"
+def row(results, case, claim):
+    """(state, cells), or None for what this run did not ask for."""
+    keys = [(case.name, side) for side in (claim.ours, claim.other) if side is not None]
+    limits = [bound(claim, claim.must), bound(claim, claim.aim)]
+    why = next((results.reasons[key] for key in keys if key in results.reasons), None)
+    if why is not None:
+        found = SHORT if why.startswith("failed") else SKIPPED
+        return found, [claim.work, claim.against, "", "", "", *limits, f"{found}: {why}"]
+    if any(key not in results.sides for key in keys):
+        return None
+    (_, ours), *rest = [results.sides[key] for key in keys]
+    info, other = rest[0] if rest else ({}, None)
+    timed = claim.kind in ("share", "speedup", "seconds")
+    cells = [f"{in_units(t.least)} ({in_units(t.median)})" if t and timed else "" for t in (ours, other)]
+    if info.get("processors", 0.0) > 1.1:
+        cells[1] += f", on {info['processors']:.1f} processors"
+    value = figure(claim, ours.least, other and other.least)
+    middle = figure(claim, ours.median, other and other.median)
+    show = SHOW[claim.kind]
+    told = f"{show(value)} ({show(middle)})" if timed else show(value)
+    found = state(claim, value)
+    return found, [claim.work, claim.against, *cells, told, *limits, found]
 
 
-def kernels(timings):
+def measures(results, promised):
+    """A table per group of the claims with a bound, or of those without; and how many are in which state."""
+    lines, counts, absent = [], Counter(), 0
+    for group, title in GROUPS.items():
+        rows = []
+        for case in CASES:
+            for claim in case.claims if case.group == group else ():
+                if (claim.must is not None) != promised:
+                    continue
+                found = row(results, case, claim)
+                if found is None:
+                    absent += 1
+                    continue
+                counts[found[0]] += 1
+                rows.append(found[1] if promised else [*found[1][:5], found[1][-1]])
+        if rows:
+            header = ["work", "against", "fastalign", "the other", "result"]
+            header += ["must be", "aim", "state"] if promised else [""]
+            lines += ["", f"### {title}", "", *table(header, rows)]
+    return lines, counts, absent
+
+
+def kernels(results):
     """A table per operation and number of threads."""
-    entries = defaultdict(dict)
-    for key, (info, timing) in timings.items():
-        if len(key) == 3:
-            entries[key[0], key[1]][key[2]] = info, timing
-    by_operation = defaultdict(list)
-    for (entry, threads), found in entries.items():
-        info, floor = found["floor"]
-        numpy = timings.get((entry, 1, "numpy"), (None, None))[1]
-        base = timings.get((entry, 1, "seed"), (None, None))[1]
-        for name, (_, t) in found.items():
-            ratios = [f"{x.least / t.least:.3g}×" if x else "" for x in (base, numpy)]
-            speed = f"{info['bytes'] / t.least / 1e9:.3g}"
-            label = f"floor ({info['floor']})" if name == "floor" else name
-            shape = " × ".join(map(str, info["shape"]))
-            cells = [in_units(t.least), in_units(t.median), in_units(t.spread), *ratios, speed]
-            row = [shape, info["dtype"], threads, label, *cells, f"{100 * floor.least / t.least:.3g} %"]
-            by_operation[info["operation"]].append(row)
+    by_operation = {}
+    for (entry, threads, name), (info, t) in results.kernels.items():
+        _, floor = results.kernels[entry, threads, "floor"]
+        base, numpy = (results.kernels.get((entry, 1, x), (None, None))[1] for x in ("seed", "numpy"))
+        ratios = [f"{x.least / t.least:.3g}×" if x else "" for x in (base, numpy)]
+        speed = f"{info['bytes'] / t.least / 1e9:.3g}"
+        label = f"floor ({info['floor']})" if name == "floor" else name
+        shape = " × ".join(map(str, info["shape"]))
+        cells = [in_units(t.least), in_units(t.median), in_units(t.spread), *ratios, speed]
+        line = [shape, info["dtype"], threads, label, *cells, f"{100 * floor.least / t.least:.3g} %"]
+        by_operation.setdefault(info["operation"], []).append(line)
     header = ["shape", "dtype", "threads", "implementation", "min", "median", "IQR", "against seed"]
     header += ["against NumPy", "GB/s", "of the floor"]
     lines = []
     for operation, rows in by_operation.items():
-        lines += ["", f"### {operation}", "", *table(header, rows)]
+        lines += ["", f"## {operation}", "", *table(header, rows)]
     return lines
 
 
 ABOUT = """
-One call, outputs allocated by it as a user's would be; min, median and spread (between the quartiles) over all rounds
-of all turns.  What is compared was timed in turn, in one run; of the kernels, what each backend returned was checked
-against the float64 reference first.  *seed*: the curriculum's NumPy code.  *numpy*: this package's NumPy backend.  Both
-use one thread; ratios are against that, by the minima, and below 1× fastalign is the slower one.  *floor*: a read of
-the same bytes where next to nothing is written, else a copy of as many bytes, into memory that is already there, by as
-many threads.  GB/s counts the arrays read and written, each once.
+One run.  What is compared was timed in turn, several times over; the figures are the least time, and in brackets the
+median, over all rounds of all turns.  One thread each unless a row says two; outputs are allocated by the call, as a
+user's would be, unless it says `out=`.  What each side returned was compared with the float64 reference before it was
+timed, to within its dtype.  By the minima, a ratio below 1× says that fastalign is the slower one.
+
+- *floor*: a read of the same bytes by the fastest of four loops, or a copy of as many bytes (read and written, each
+  counted once) into memory that is already there, by as many threads.
+- *NumPy, the curriculum's*: the formulas of the course, [tests/seed.py](../tests/seed.py): two temporaries of the size
+  of the logits; PPO without metrics; DPO with accuracy and mean rewards.  *NumPy, in place*: the best we know NumPy to
+  do ([baselines.py](baselines.py)): loss, gradients and the same metrics, in the arrays' own dtype, without masks.
+- *peers*: each in a process of its own, on arrays of its own kind made beforehand; conversion is not timed.  PyTorch
+  runs twice: as it comes, where each result of the size of the logits is made of fresh pages, and with an allocator
+  that keeps them (`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`).  JAX is started where it sees one processor: its
+  flags do not hold it to one thread.  PPO and DPO by peers: loss and gradients, no metrics.  tianshou and rlax compute
+  advantages only, tianshou in float64.
 """
 
 
-def draw(timings, path):
-    """How many times as fast as NumPy, and how near the floor, at the typical size."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter
-
-    chosen = {
-        (info["entry"], key[2]): timing
-        for key, (info, timing) in timings.items()
-        if len(key) == 3 and key[1] == 1 and info["size"] in ("typical", "one stream") and info["dtype"] == "float32"
-    }
-    entries = list(dict.fromkeys(entry for entry, _ in chosen))
-    names = [n for n in dict.fromkeys(n for _, n in chosen) if n not in ("floor", "seed", "numpy")]
-    figure = Figure(figsize=(11, 0.45 * len(entries) + 1.5), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    at = np.arange(len(entries))
-    for k, name in enumerate(names):
-        offset = (k - (len(names) - 1) / 2) * 0.8 / len(names)
-        times = np.array([chosen[entry, name].least for entry in entries])
-        for panel, other in ((left, "numpy"), (right, "floor")):
-            ratios = np.array([chosen[entry, other].least for entry in entries]) / times
-            panel.barh(at + offset, ratios, 0.8 / len(names), label=name)
-    left.set(yticks=at, yticklabels=entries, xscale="log", xlabel="times as fast as NumPy, one thread")
-    left.set_xlim(left=min(0.1, left.get_xlim()[0]))
-    left.xaxis.set_major_formatter("{x:g}")
-    left.xaxis.set_minor_formatter(NullFormatter())
-    left.axvline(1, color="grey", linewidth=0.8)
-    right.set(xlabel="fraction of the machine's floor")
-    right.axvline(1, color="grey", linewidth=0.8)
-    left.invert_yaxis()
-    right.legend(frameon=False)
-    for panel in (left, right):
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=100)
+def summary(counts, absent):
+    told = f"{counts[AIM] + counts[HOLDS]} hold, {counts[AIM]} of them with the aim met; {counts[SHORT]} fall short"
+    told += f"; {counts[SKIPPED]} skipped" if counts[SKIPPED] else ""
+    return told + (f"; {absent} are not in this run." if absent else ".")
 
 
 def write(folder: Path):
-    """README.md and speed.png beside results.json; returns how many measures fall short."""
-    data, timings = read(folder / "results.json")
-    machine = data["fastalign"]
-    lines = ["# Benchmarks", "", *(f"- {name}: {value}" for name, value in machine.items()), ABOUT]
-    promised = measures(timings)
+    """The report beside results.json; returns how many measures fall short."""
+    results = read(folder / "results.json")
+    lines = ["# Benchmarks", "", *(f"- {name}: {value}" for name, value in results.machine.items()), ABOUT]
+    promised, counts, absent = measures(results, True)
     if promised:
-        lines += ["## Measures", "", "One thread; min (median).", "", *promised, ""]
-    tables = kernels(timings)
-    if tables:
-        lines += ["## Kernels", "", "![speed](speed.png)", *tables]
-        draw(timings, folder / "speed.png")
-    (folder / "README.md").write_text("\n".join(lines) + "\n")
-    return sum("falls short" in line for line in promised)
+        lines += ["## Measures", "", summary(counts, absent), *promised, ""]
+    shown = measures(results, False)[0]
+    if shown:
+        lines += ["## More comparisons", "", "Without a bound; losses too.", *shown, ""]
+    if results.kernels:
+        plots.scaling(results.kernels, folder / "scaling.png")
+        plots.roofline(results.kernels, folder / "roofline.png")
+        lines += ["## Kernels", "", "Every kernel at every size, dtype and backend: [kernels.md](kernels.md).", ""]
+        lines += ["![time against elements](scaling.png)", "", "![bandwidth against bytes](roofline.png)"]
+        text = ["# Kernels", "", KERNELS.strip(), *kernels(results)]
+        (folder / "kernels.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    return counts[SHORT]
+
+
+KERNELS = """
+Of the same run as the measures in [README.md](README.md), which says how it was timed.  *seed*: the curriculum's NumPy
+code.  *numpy*: this package's NumPy backend.  Both use one thread; ratios are against that, by the minima.  *floor*: a
+read of the same bytes where next to nothing is written, else a copy of as many bytes, by as many threads.  GB/s counts
+the arrays read and written, each once.
+"""

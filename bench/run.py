@@ -6,33 +6,44 @@ python bench/run.py [--quick] [--output FOLDER] [options of pytest]
 import argparse
 import json
 import os
+import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import pytest
-import report
-
-from fastalign import system
-
 HERE = Path(__file__).parent
+PEERS = ("torch", "jax", "tianshou", "stable-baselines3", "rlax", "scipy")
+# NumPy's BLAS: one thread, as everything else.
+ONE = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")}
 
 
-def facts(seconds):
+def installed(package):
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def facts(seconds, arguments):
+    from fastalign import system
+
     found = system.info()
+    peers = {name: installed(name) for name in PEERS}
     return {
         "fastalign": f"{found['fastalign']}, {found['extension']['chosen'] or 'no extension'}",
         "processor": f"{found['cpu']}, {os.cpu_count()} CPUs",
         "python": found["python"],
         "numpy, numba": f"{found['packages']['numpy']}, {found['packages']['numba']}",
-        "command": " ".join(["fastalign bench", *sys.argv[1:]]),
+        "peers": ", ".join(f"{name} {found or 'not installed'}" for name, found in peers.items()),
+        "command": " ".join(["fastalign bench", *arguments]),
         "duration": f"{seconds:.0f} s",
     }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="typical sizes in float32, fewer rounds")
+    parser.add_argument("--quick", action="store_true", help="typical sizes in float32, fewer rounds, no peers")
     parser.add_argument("--output", type=Path, default=Path("bench-results"), help="folder of the results")
     options, rest = parser.parse_known_args()
     folder = options.output.resolve()
@@ -41,19 +52,25 @@ def main():
     results.unlink(missing_ok=True)
     start = time.perf_counter()
     command = [
-        str(HERE), f"--rootdir={HERE}", "-c", str(HERE / "pytest.ini"), "-q", "--benchmark-enable", "--benchmark-quiet",
-        "--benchmark-save-data", f"--benchmark-json={results}", "--benchmark-warmup=off",
+        sys.executable, "-m", "pytest", str(HERE), f"--rootdir={HERE}", "-c", str(HERE / "pytest.ini"), "-q", "-ra",
+        "--benchmark-enable", "--benchmark-quiet", "--benchmark-save-data", f"--benchmark-json={results}",
+        "--benchmark-warmup=off",
     ]  # fmt: skip
-    code = pytest.main([*command, *(["--quick"] if options.quick else []), *rest])
+    code = subprocess.run(
+        [*command, *(["--quick"] if options.quick else []), *rest], check=False, env={**os.environ, **ONE}
+    ).returncode
     if not results.exists() or not results.stat().st_size:
         sys.stderr.write("fastalign bench: nothing was measured\n")
-        return int(code) or 1
+        return code or 1
     data = json.loads(results.read_text())
-    data["fastalign"] = facts(time.perf_counter() - start)
+    data["fastalign"] = facts(time.perf_counter() - start, sys.argv[1:])
     results.write_text(json.dumps(data))
+    sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
+    import report
+
     short = report.write(folder)
     sys.stdout.write(f"{folder / 'README.md'}: {short} measure(s) fall short\n")
-    return int(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -4,14 +4,19 @@ from typing import NamedTuple
 
 from fastalign.cases import OPERATIONS
 
-# RL sizes: 128 steps of 8 or 4096 environments; RLHF sizes: 512 tokens of a vocabulary of 32,000 or 128,256.
+# Rows: 512 tokens of a vocabulary of 32,000, 128 of 128,256.  Scans, steps by environments: Atari, MuJoCo, and up to
+# thousands of simulated ones.  Elements: 64 actions of 4, 2,048 of 18, a batch of 2^20 tokens.
 SIZES = {
     "row": {"tiny": (8, 1_000), "typical": (512, 32_000), "large": (128, 128_256)},
-    "scan": {"tiny": (128, 8), "typical": (128, 4_096), "one stream": (1_000_000,)},
-    "pointwise": {"tiny": (64,), "small": (1_024,), "typical": (1 << 20,)},
+    "scan": {
+        "tiny": (128, 8), "one environment": (2_048, 1), "few steps": (24, 4_096), "typical": (128, 4_096),
+        "wide": (64, 8_192), "long": (1_024, 512), "one stream": (1_000_000,),
+    },
+    "pointwise": {"tiny": (64,), "small": (1_024,), "middle": (36_864,), "typical": (1 << 20,)},
     "group": {"tiny": (8, 64), "typical": (2_048, 512)},
-}
+}  # fmt: skip
 HALVES = ("float16", "bfloat16")
+LARGE = ("typical", "large", "one stream")  # timed with all threads too
 
 
 class Entry(NamedTuple):
@@ -25,17 +30,21 @@ class Entry(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         return SIZES[OPERATIONS[self.operation].shape][self.size]
 
+    @property
+    def large(self) -> bool:
+        return self.size in LARGE
+
     def __str__(self) -> str:
         return f"{self.operation} {'x'.join(map(str, self.shape))} {self.dtype}"
 
 
 def entries(quick: bool) -> list[Entry]:
-    """All of them; ``quick``: the typical size, in float32, and one stream of steps."""
+    """All of them; ``quick``: the typical size, in float32."""
     found = []
     for name, operation in OPERATIONS.items():
         for size in SIZES[operation.shape]:
             halves = HALVES if operation.shape == "row" and size == "typical" else ()
             for dtype in ("float32", "float64", *halves):
-                if not quick or (size in ("typical", "one stream") and dtype == "float32"):
+                if not quick or (size == "typical" and dtype == "float32"):
                     found.append(Entry(name, size, dtype))
     return found

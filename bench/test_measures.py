@@ -1,123 +1,73 @@
-"""What fastalign promises, each as a ratio of two timings in one run; one thread."""
+"""What fastalign promises: each side of a case in turn, several times over; bench/measures*.py say which."""
 
-import subprocess
-import sys
-from collections.abc import Callable
-from functools import lru_cache
-from typing import NamedTuple
+from functools import cache, lru_cache
 
-import numpy as np
+import data
+import measures_losses
+import measures_machine
+import measures_rows
+import measures_scan
 import pytest
-import seed
-from timing import measure
+import remote
+from timing import measure, tell
 
 import fastalign
 
-TURNS = 3
-
-
-class Measure(NamedTuple):
-    """``least``: how many times as fast as the baseline; ``most``: how many seconds more than the baseline."""
-
-    text: str
-    make: Callable  # () -> (ours, baseline)
-    least: float | None = None
-    most: float | None = None
-
-
-def rows():
-    rng = np.random.default_rng(0)
-    logits = rng.standard_normal((512, 32_000), np.float32) * np.float32(3)
-    tokens = rng.integers(0, 32_000, 512)
-    return lambda: fastalign.selective_log_softmax(logits, tokens), lambda: seed.seed_token_log_probs(logits, tokens)
-
-
-def pairs():
-    logps = np.random.default_rng(0).standard_normal((4, 1 << 20)) * 20 - 100
-    trainer = fastalign.DPOTrainer(beta=0.1)
-    return lambda: trainer.compute_loss(*logps), lambda: seed.seed_dpo_loss(*logps)
-
-
-def policy():
-    rng = np.random.default_rng(0)
-    old, advantages = rng.standard_normal((2, 1 << 20))
-    new = old + 0.3 * rng.standard_normal(1 << 20)
-    return lambda: fastalign.ppo_loss(new, old, advantages), lambda: seed.seed_ppo_loss(new, old, advantages)
-
-
-def stream():
-    rng = np.random.default_rng(0)
-    rewards, values = rng.standard_normal((2, 1_000_000))
-    ends, out = rng.random(1_000_000) < 0.001, (np.zeros(1_000_000), np.zeros(1_000_000))
-    return lambda: fastalign.gae(rewards, values, ends, out=out), lambda: seed.seed_gae(rewards, values, ends)
-
-
-def importing():
-    return python("import numpy, fastalign"), python("import numpy")
-
-
-FIRST = """
-import time, numpy as np, fastalign
-logits, tokens, x = np.ones((4, 100), np.float32), np.zeros(4, np.int64), np.ones(100)
-start = time.perf_counter()
-fastalign.{call}
-print(time.perf_counter() - start)
-"""
-CALLS = {
-    "token_log_probs": "token_log_probs(logits, tokens)",
-    "gae": "gae(x, x, x > 1)",
-    "preference_loss": "preference_loss(x, x, x, x)",
-    "sequence_log_probs": "sequence_log_probs(logits)",
-}
-
-
-def python(code):
-    return lambda: subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-
-
-def first(call):
-    """The time of the first call in a new process, as it tells it itself."""
-
-    def make():
-        run = python(FIRST.format(call=CALLS[call]))
-        return (lambda: float(run().stdout)), None
-
-    return make
-
-
-MEASURES = {
-    "rows": Measure("log-prob forward, 512x32000 float32, against the seed", rows, least=5),
-    "pairs": Measure("DPOTrainer.compute_loss, 2^20 float64, against the seed", pairs, least=1.5),
-    "policy": Measure("ppo_loss, 2^20 float64, against the seed", policy, least=1.5),
-    "stream": Measure("gae with out=, 10^6 steps, 0.1 % ends, against the seed's loop", stream, least=500),
-    "import": Measure("import fastalign, beyond import numpy", importing, most=0.060),
-    **{f"first {name}": Measure(f"first call of {name} in a new process", first(name), most=0.020) for name in CALLS},
-}
+CASES = [*measures_rows.CASES, *measures_losses.CASES, *measures_scan.CASES, *measures_machine.CASES]
+TOLD = 3  # how often a side that tells its figure is asked in a turn, where figures vary
 
 
 @lru_cache(maxsize=1)
-def made(name):
-    return MEASURES[name].make()
-
-
-@pytest.mark.parametrize("side", ["ours", "baseline"])
-@pytest.mark.parametrize("turn", range(TURNS))
-@pytest.mark.parametrize("name", MEASURES)
-def test_measure(benchmark, name, turn, side):
-    case = MEASURES[name]
-    call = made(name)[0 if side == "ours" else 1]
-    if call is None:
-        pytest.skip("measured without a baseline")
-    benchmark.group = case.text
-    info = {"measure": case.text, "side": side, "least": case.least, "most": case.most}
-    benchmark.extra_info.update(info)
-    fastalign.set_num_threads(1)
+def made(case):
+    """The sides of a case, or the reason why there are none."""
     try:
-        if name.startswith("first"):
-            told = [call() for _ in range(3)]
-            benchmark.extra_info["told"] = told
-            benchmark.pedantic(lambda: None, rounds=1)
+        return case.make()
+    except pytest.skip.Exception as why:
+        return str(why)
+
+
+@cache
+def check(case, name):
+    """A fast wrong answer is worth nothing."""
+    side = made(case)[name]
+    if side.results is None:
+        return
+    if side.setup:
+        side.setup()
+    data.compare(f"{case.name}, {name}", side.results(side.call()), data.truth(*side.check), side.check[2])
+
+
+def local(benchmark, case, name):
+    sides = made(case)
+    if isinstance(sides, str):
+        pytest.skip(sides)
+    side = sides[name]
+    fastalign.set_num_threads(side.threads)
+    try:
+        check(case, name)
+        if side.tells:
+            tell(benchmark, [side.call() for _ in range(TOLD if case.turns > 1 else 1)])
         else:
-            measure(benchmark, call, 0.3)
+            measure(benchmark, side.call, case.seconds, side.setup)
     finally:
         fastalign.set_num_threads(None)
+
+
+def peer(benchmark, case, name):
+    try:
+        worker = remote.worker(name)
+        errors = worker.prepare(*case.task)
+        if case.task[0] == "accuracy":
+            return tell(benchmark, errors[:1])
+        found = worker.ask(time=case.seconds)
+    except remote.Unavailable as why:
+        pytest.skip(str(why))
+    benchmark.extra_info["processors"] = found["processors"]
+    tell(benchmark, found["told"])
+
+
+def test_measure(benchmark, case, side, turn, record):
+    benchmark.group = case.name
+    benchmark.extra_info.update(case=case.name, side=side)
+    with record(case.name, side):
+        (peer if side in case.peers else local)(benchmark, case, side)

@@ -1,0 +1,95 @@
+"""Loss, gradients and metrics of elements: large against the memory, small against the cost of a call."""
+
+import baselines
+import data
+import seed
+from floors import Copy
+from measures import Case, Claim, Side, arrays, nbytes, sizes, speedups
+
+import fastalign
+
+LARGE = 1 << 20
+# must, aim, against NumPy
+TIMES = {"float32": (3, 8), "float64": (5, 12)}
+SMALL = {("PPO", 64): (6, 10), ("PPO", 1_024): (8, 15), ("DPO", 64): (12, 20), ("DPO", 1_024): (8, 15)}
+BEST = "NumPy, in place, same outputs"
+SEED = "NumPy, the curriculum's"
+
+
+def peers_of(n, dtype):
+    return ("torch", "torch.compile", "jax.jit") if dtype == "float32" or n == LARGE else ()
+
+
+def policy(n, dtype):
+    task = ("policy", (n,), dtype)
+    work = f"PPO loss + grad + metrics, {sizes((n,))} {dtype}"
+
+    def make():
+        a = arrays(task)
+        given = list(a.values())
+        call = lambda: fastalign.policy_loss(*given, clip_low=data.CLIP)  # noqa: E731
+        return {
+            "ours": Side(call, lambda r: (r.loss, r.grad_log_probs, *r.metrics.values()), task),
+            "copy": Side(Copy(nbytes(*given) + given[0].nbytes)),
+            "NumPy": Side(lambda: baselines.policy(*given), tuple, task),
+            "seed": Side(lambda: seed.seed_ppo_loss(*given)),
+        }
+
+    claims = [*against(work, "PPO", n, dtype), *speedups(work, "ours", peers_of(n, dtype))]
+    return case(work, make, ("ours", "copy", "NumPy", "seed"), claims, task)
+
+
+def pairs(n, dtype):
+    task = ("pairs", (n,), dtype)
+    work = f"DPO loss + grads + metrics, {sizes((n,))} {dtype}"
+    trainer = fastalign.DPOTrainer(beta=data.BETA)
+
+    def make():
+        a = arrays(task)
+        given = list(a.values())
+        call = lambda: fastalign.preference_loss(*given, beta=data.BETA)  # noqa: E731
+        found = {
+            "ours": Side(call, lambda r: (r.loss, r.grad_chosen, r.grad_rejected, *r.metrics.values()), task),
+            "copy": Side(Copy(nbytes(*given) + 4 * given[0].nbytes)),
+            "NumPy": Side(lambda: baselines.pairs(*given), lambda r: r[:-2], task),
+            "seed": Side(lambda: seed.seed_dpo_loss(*given)),
+        }
+        if n == LARGE:
+            found["trainer"] = Side(lambda: trainer.compute_loss(*given))
+            found["copy without rewards"] = Side(Copy(nbytes(*given) + 2 * given[0].nbytes))
+        return found
+
+    sides = ("ours", "copy", "NumPy", "seed")
+    claims = against(f"{work}, + rewards", "DPO", n, dtype)
+    if n == LARGE:
+        sides += ("trainer", "copy without rewards")
+        claims += [
+            Claim(work, "copy of the same bytes", "share", "trainer", "copy without rewards", 4, 2),
+            Claim(work, BEST, "speedup", "trainer", "NumPy", *TIMES[dtype]),
+            Claim(work, SEED, "speedup", "trainer", "seed", *TIMES[dtype]),
+        ]
+    claims += speedups(work, "trainer" if n == LARGE else "ours", peers_of(n, dtype))
+    return case(work, make, sides, claims, task)
+
+
+def against(work, loss, n, dtype):
+    """The bounds of large calls and of small ones."""
+    if n == LARGE:
+        floor, times = [Claim(work, "copy of the same bytes", "share", "ours", "copy", 4, 2)], TIMES[dtype]
+    else:
+        floor, times = [], SMALL[loss, n]
+    return [
+        *floor,
+        Claim(work, BEST, "speedup", "ours", "NumPy", *times),
+        Claim(work, SEED, "speedup", "ours", "seed", *times),
+    ]
+
+
+def case(work, make, sides, claims, task):
+    _, (n,), dtype = task
+    return Case(
+        work, "losses", make, sides, tuple(claims), task, peers_of(n, dtype), seconds=0.3 if n == LARGE else 0.1
+    )
+
+
+CASES = [f(n, dtype) for f in (policy, pairs) for n in (LARGE, 1_024, 64) for dtype in ("float32", "float64")]

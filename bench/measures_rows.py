@@ -1,0 +1,160 @@
+"""The row kernels: forward, halves, entropy, and from logits to loss and back."""
+
+import baselines
+import data
+import numpy as np
+import seed
+from floors import Copy, Read
+from measures import Case, Claim, Side, arrays, nbytes, needs, sizes, speedups
+
+import fastalign
+
+TYPICAL, LARGE = (512, 32_000), (128, 128_256)
+TORCH = ("torch", "torch, warm allocator", "torch.compile", "torch.compile, warm allocator")
+HALVES = ("bfloat16", "float16")
+
+
+def logp(found):
+    return (found.logp,)
+
+
+def forward_sides(shape, dtype, halves):
+    def make():
+        a = arrays(("rows", shape, dtype))
+        check = ("rows", shape, dtype)
+        found = {
+            "ours": Side(lambda: fastalign.token_log_probs(**a), logp, check),
+            "entropy": Side(lambda: fastalign.token_log_probs(**a, entropy=True), logp, check),
+            "read": Side(Read(nbytes(*a.values()))),
+            "seed": Side(lambda: (seed.seed_token_log_probs(**a),), tuple, check),
+            "NumPy": Side(lambda: baselines.rows(**a), tuple, check),
+        }
+        for half in halves:
+            given = data.rows(shape, half)
+            call = lambda given=given: fastalign.token_log_probs(**given)  # noqa: E731
+            found[half] = Side(call, logp, ("rows", shape, half))
+        return found
+
+    return make
+
+
+def forward(shape, dtype):
+    single = dtype == "float32"
+    halves = HALVES if single else ()
+    work = f"log-probs forward, {sizes(shape)} {dtype}"
+    claims = [
+        Claim(work, "pure read of the same bytes", "share", "ours", "read", *((1.9, 1.3) if single else ())),
+        Claim(work, "NumPy, the curriculum's", "speedup", "ours", "seed", *((10, 20) if single else (6, 10))),
+        *speedups(work, "ours", ["NumPy"]),
+        Claim(f"{work}, + entropy", "without", "share", "entropy", "ours", *((1.35, 1.1) if single else ())),
+    ]
+    for half in halves:
+        claims.append(
+            Claim(f"log-probs forward, {sizes(shape)} {half}", "our float32", "share", half, "ours", 1.0, 0.7)
+        )
+    bounds = {"torch": (7, 12), "torch, warm allocator": (3, None), "torch.compile": (2, 3), "jax.jit": (5, 8)}
+    peers = (*TORCH, "jax.jit", "scipy") if single else ("torch", "torch.compile", "jax.jit")
+    for peer in peers:
+        claims.append(Claim(work, peer, "speedup", "ours", peer, *(bounds.get(peer, ()) if single else ())))
+    sides = ("ours", "entropy", "read", "seed", "NumPy", *halves)
+    quick = single and shape == TYPICAL
+    task = ("rows", shape, dtype)
+    return Case(work, "rows", forward_sides(shape, dtype, halves), sides, tuple(claims), task, peers, quick)
+
+
+class Restored:
+    """A buffer that holds the original again before each call, and is not in the cache."""
+
+    def __init__(self, original):
+        self.original, self.buffer, self.other = original, original.copy(), np.ones_like(original)
+
+    def __call__(self):
+        np.copyto(self.buffer, self.original)
+        self.other.max()
+
+
+def from_logits(shape, dtype):
+    work = f"policy_loss_from_logits in place, {sizes(shape)} {dtype}"
+    task = ("fused", shape, dtype)
+
+    def make():
+        a = dict(arrays(task))
+        restored = Restored(a.pop("logits"))
+        whole = restored.buffer
+
+        def call():
+            return fastalign.policy_loss_from_logits(whole, **a, clip_low=data.CLIP, out=whole)
+
+        return {
+            "ours": Side(call, lambda r: (r.loss, r.grad_logits, r.logp), task, restored),
+            "copy": Side(Copy(2 * whole.nbytes), setup=restored),
+        }
+
+    bounds = {"torch": (15, 25), "torch.compile": (6, 10), "jax.jit": (8, 12)}
+    names = {"torch": "torch autograd", "jax.jit": "jax value_and_grad"}
+    peers = (*TORCH, "jax.jit")
+    claims = [Claim(work, "copy of the same bytes", "share", "ours", "copy", 1.6, 1.2)]
+    claims += [Claim(work, names.get(p, p), "speedup", "ours", p, *bounds.get(p, ())) for p in peers]
+    return Case(work, "rows", make, ("ours", "copy"), tuple(claims), task, peers)
+
+
+def pairs_from_logits(shape):
+    """Two sweeps: a pair's coefficient needs the sums of both answers."""
+    pairs, length, vocabulary = shape
+    work = f"dpo_loss_from_logits in place, 2 × {sizes(shape)} float32"
+    task = ("answers", shape, "float32")
+
+    def make():
+        f, a = needs("dpo_loss_from_logits"), dict(arrays(task))
+        restored = Restored(a["logits"])
+        both = tuple(restored.buffer.reshape(2, *shape))
+        tokens, refs = a["tokens"].reshape(2, pairs, length), a["refs"]
+
+        def call():
+            return f(both[0], tokens[0], both[1], tokens[1], *refs, beta=data.BETA, out=both)
+
+        return {
+            "ours": Side(call, lambda r: (r.loss, restored.buffer), task, restored),
+            "copy": Side(Copy(2 * restored.buffer.nbytes), setup=restored),
+        }
+
+    names = {"torch": "torch autograd", "jax.jit": "jax value_and_grad"}
+    peers = ("torch", "torch, warm allocator", "torch.compile", "jax.jit")
+    claims = [Claim(work, "copy of the same bytes", "share", "ours", "copy")]
+    claims += [Claim(work, names.get(p, p), "speedup", "ours", p) for p in peers]
+    return Case(work, "rows", make, ("ours", "copy"), tuple(claims), task, peers, quick=False)
+
+
+def linear():
+    shape = (1_024, 1_024, 32_000)
+    work = "linear_log_probs forward, 1,024 × 1,024 hidden, V = 32,000, float32"
+    task = ("linear", shape, "float32")
+
+    def make():
+        f, a = needs("linear_log_probs"), arrays(task)
+        product, across = np.empty((shape[0], shape[2]), np.float32), a["weight"].T
+
+        def whole():
+            return (seed.seed_token_log_probs(a["hidden"] @ across, a["tokens"]),)
+
+        return {
+            "ours": Side(lambda: f(**a), lambda r: (getattr(r, "logp", r),), task),
+            "sgemm": Side(lambda: np.matmul(a["hidden"], across, out=product)),
+            "NumPy": Side(whole, tuple, task),
+        }
+
+    peers = ("torch", "torch.compile", "jax.jit")
+    claims = (
+        Claim(work, "the bare sgemm into memory that is there", "share", "ours", "sgemm", 1.25, 1.1),
+        Claim(work, "NumPy: hidden @ weight.T, then the curriculum's", "speedup", "ours", "NumPy"),
+        *speedups(work, "ours", peers),
+    )
+    return Case(work, "linear", make, ("ours", "sgemm", "NumPy"), claims, task, peers, quick=False, seconds=2.0)
+
+
+CASES = [
+    *(forward(shape, dtype) for dtype in ("float32", "float64") for shape in (TYPICAL, LARGE)),
+    from_logits(TYPICAL, "float32"),
+    pairs_from_logits((4, 64, 32_000)),
+    linear(),
+]
