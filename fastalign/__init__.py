@@ -3,7 +3,7 @@
 from .advantages import PPOBuffer, discounted_returns, gae
 from .dispatch import available_backends, check_environment, warmup
 from .divergence import AdaptiveKLController, KLEstimate, kl_divergence, kl_estimate, kl_penalty_reward
-from .fused import FusedLoss, policy_loss_from_logits
+from .fused import FusedLoss, FusedPreferenceLoss, dpo_loss_from_logits, policy_loss_from_logits
 from .log_probs import (
     TokenLogProbs,
     compute_log_probs,
@@ -25,6 +25,7 @@ __all__ = [
     "AdaptiveKLController",
     "DPOTrainer",
     "FusedLoss",
+    "FusedPreferenceLoss",
     "KLEstimate",
     "PPOBuffer",
     "PolicyLoss",
@@ -37,6 +38,7 @@ __all__ = [
     "compute_log_probs",
     "create_preference_dataset",
     "discounted_returns",
+    "dpo_loss_from_logits",
     "gae",
     "get_num_threads",
     "kl_divergence",

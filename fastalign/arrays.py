@@ -120,46 +120,60 @@ def flags(name: str, x: Any, shape: tuple[int, ...], meaning: str = "1 = counts"
 class Logits:
     """Logits as [rows, V] and what a kernel needs to know of them."""
 
-    def __init__(self, x: Any) -> None:
-        x = take("logits", x)
+    def __init__(self, x: Any, name: str = "logits") -> None:
+        x = take(name, x)
         if x.ndim < 1:
-            raise ValueError(f"logits has shape {x.shape}; expected at least one axis, the vocabulary last")
+            raise ValueError(f"{name} has shape {x.shape}; expected at least one axis, the vocabulary last")
         if x.dtype.kind == "i" or x.dtype.kind == "b" or (x.dtype.kind == "u" and x.dtype.itemsize != 2):
             if type(x) is not np.ndarray:
-                raise TypeError(f"logits has dtype {x.dtype}; expected a floating dtype, or uint16 bits of bfloat16")
+                raise TypeError(f"{name} has dtype {x.dtype}; expected a floating dtype, or uint16 bits of bfloat16")
             x = x.astype(np.float64)
         self.dtype = x.dtype.newbyteorder("=") if x.dtype.kind in "fu" else x.dtype
         kind = KINDS.get(self.dtype.name)
         if kind is None:
             raise TypeError(
-                f"logits has dtype {x.dtype}; expected float64, float32, float16, bfloat16 or its uint16 bits"
+                f"{name} has dtype {x.dtype}; expected float64, float32, float16, bfloat16 or its uint16 bits"
             )
         self.kind, self.shape = kind, tuple(x.shape)
         self.vocabulary = self.shape[-1]
         self.real = np.dtype(np.float64 if kind == "f64" else np.float32)
         if self.vocabulary == 0 and x.size == 0 and math.prod(self.shape[:-1]):
-            raise ValueError(f"logits has shape {x.shape}; the vocabulary is empty")
+            raise ValueError(f"{name} has shape {x.shape}; the vocabulary is empty")
         self.rows = math.prod(self.shape[:-1])
-        self.bits = self.as_rows(cast_to("logits", x, self.dtype))
+        self.bits = self.as_rows(cast_to(name, x, self.dtype))
 
     def as_rows(self, x: Array) -> Array:
         """[rows, V], halves as uint16."""
         x = x.reshape((self.rows, self.vocabulary))
         return x.view(np.uint16) if self.kind in ("f16", "bf16") and x.dtype != np.uint16 else x
 
+    def as_given(self, x: Array) -> Array:
+        """Back from [rows, V] to the shape and dtype of the logits."""
+        return (x if x.dtype == self.dtype else x.view(self.dtype)).reshape(self.shape)
+
 
 def tokens(
-    name: str, x: Any, shape: tuple[int, ...], vocabulary: int, mask: Any, ignore_index: int | None
+    name: str,
+    x: Any,
+    shape: tuple[int, ...],
+    vocabulary: int,
+    mask: Any,
+    ignore_index: int | None,
+    prefix: str = "",
 ) -> tuple[Array, Array | None]:
-    """Token ids as flat int64, and the flat mask of those that count; every one that counts is in [0, V)."""
+    """Token ids as flat int64, and the flat mask of those that count; every one that counts is in [0, V).
+
+    ``prefix`` stands before the caller's "logits" and "mask".
+    """
     x = take(name, x)
     if x.dtype.kind not in "iu" and x.size:
         raise TypeError(f"{name} has dtype {x.dtype}; expected integers")
     if x.shape != shape:
-        raise ValueError(f"{name} has shape {x.shape}; expected {shape}, the shape of logits without its last axis")
+        like = f"the shape of {prefix}logits without its last axis"
+        raise ValueError(f"{name} has shape {x.shape}; expected {shape}, {like}")
     if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, np.integer))):
         raise TypeError(f"ignore_index is {ignore_index!r}; expected an integer")
-    kept = flags("mask", mask, shape)
+    kept = flags(f"{prefix}mask", mask, shape)
     if type(x) is not np.ndarray:
         return _device_tokens(name, x, vocabulary, kept, ignore_index)
     if ignore_index is not None:
@@ -201,25 +215,25 @@ def _device_tokens(
     return x, kept
 
 
-def offsets(x: Any, n: int | None = None) -> np.ndarray:
+def offsets(x: Any, n: int | None = None, name: str = "cu_seqlens") -> np.ndarray:
     """cu_seqlens as int64, checked: starts at 0, never falls, ends at n where that is known."""
     if is_device(x):
-        raise TypeError("cu_seqlens is on a device; pass it as a host array")
-    array = take("cu_seqlens", x)
+        raise TypeError(f"{name} is on a device; pass it as a host array")
+    array = take(name, x)
     if array.dtype.kind not in "iu" and array.size:
-        raise TypeError(f"cu_seqlens has dtype {array.dtype}; expected integers")
-    rank("cu_seqlens", array, 1)
+        raise TypeError(f"{name} has dtype {array.dtype}; expected integers")
+    rank(name, array, 1)
     if not array.size or array[0] != 0:
-        raise ValueError("cu_seqlens starts with {}; expected 0".format(array[0] if array.size else "nothing"))
+        raise ValueError(f"{name} starts with {array[0] if array.size else 'nothing'}; expected 0")
     bounds = np.ascontiguousarray(array, np.int64)
     falls = np.flatnonzero(array[1:] < array[:-1])  # of differences some would wrap
     if falls.size:
         at = int(falls[0]) + 1
-        raise ValueError(f"cu_seqlens[{at}] is {array[at]}, less than the {array[at - 1]} before it")
+        raise ValueError(f"{name}[{at}] is {array[at]}, less than the {array[at - 1]} before it")
     if n is None and array[-1] > np.iinfo(np.int64).max:
-        raise ValueError(f"cu_seqlens ends with {array[-1]}; expected a number of elements")
+        raise ValueError(f"{name} ends with {array[-1]}; expected a number of elements")
     if n is not None and array[-1] != n:
-        raise ValueError(f"cu_seqlens ends with {array[-1]}; expected {n}, the number of elements")
+        raise ValueError(f"{name} ends with {array[-1]}; expected {n}, the number of elements")
     return bounds
 
 

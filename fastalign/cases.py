@@ -46,7 +46,7 @@ def widened(name: str, x: Any) -> Any:
     """The same value in float64: what the truth is computed from."""
     if not isinstance(x, np.ndarray):
         return x
-    if name == "logits" and x.dtype == np.uint16:
+    if name.endswith("logits") and x.dtype == np.uint16:
         return (x.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     return x.astype(np.float64) if x.dtype.kind == "f" else x
 
@@ -99,6 +99,27 @@ def call_fused(kind: str) -> Call:
         named: dict[str, Any] = {"loss_type": kind, "temperature": 1.3, "entropy_coef": 0.01, "log_ratio_clamp": 2.0}
         r = fastalign.policy_loss_from_logits(**a, **named, backend=backend)
         return (r.loss, r.grad_logits, r.logp, *r.metrics.values())
+
+    return call
+
+
+def make_fused_pairs(rng: Random, shape: Shape, dtype: str, masked: bool = False) -> Arguments:
+    """As many rows in all, or up to two more: two tokens of each chosen answer, one of the rejected."""
+    pairs, arguments = -(-shape[0] // 3), {}
+    for side, length in (("chosen", 2), ("rejected", 1)):
+        rows = make_rows(rng, (pairs * length, shape[1]), dtype, masked)
+        for name, x in rows.items():
+            arguments[f"{side}_{name}"] = None if x is None else x.reshape((pairs, length, *x.shape[1:]))
+        ref = rng.standard_normal(pairs) - length * (math.log(shape[1]) + 1)
+        arguments[f"ref_{side}_logps"] = ref.astype(real(dtype))
+    return arguments
+
+
+def call_fused_pairs(kind: str) -> Call:
+    def call(a: Arguments, backend: str | None) -> Results:
+        named: dict[str, Any] = {"loss_type": kind, "temperature": 1.3, "beta": 0.3, "label_smoothing": 0.1}
+        r = fastalign.dpo_loss_from_logits(**a, **named, reduction="mean", backend=backend)
+        return (*r[:7], *r.metrics.values())
 
     return call
 
@@ -208,6 +229,12 @@ OPERATIONS = {
     **{
         f"policy_loss_from_logits-{kind}": Operation(make_fused, call_fused(kind), "row", ("logits",), 40, 0.05)
         for kind in family("policy")
+    },
+    **{
+        f"dpo_loss_from_logits-{kind}": Operation(
+            make_fused_pairs, call_fused_pairs(kind), "row", ("chosen_logits", "rejected_logits"), 40, 0.05
+        )
+        for kind in family("pair")
     },
     "gae": Operation(make_streams, call_gae, "scan", STREAM_READS, 16),
     "discounted_returns": Operation(make_streams, call_returns, "scan", ("rewards", "terminated"), 16),

@@ -1,15 +1,20 @@
-"""From logits to loss and back while a row is in the cache: log-probability, loss and gradient in one sweep."""
+"""From logits to loss and back, with nothing of the size of the logits in between.
+
+The policy losses are of single tokens: a row is finished while it is in the cache.  A preference loss needs the sums of
+whole sequences before it has a slope: two sweeps.
+"""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import arrays
 from .arrays import Array
-from .dispatch import choose
-from .log_probs import prepare
+from .dispatch import Engine, choose
+from .log_probs import prepare, reduce_sequences
 from .policy import kept_count, policy_options, policy_result
+from .preference import preference_loss
 
 
 class FusedLoss(NamedTuple):
@@ -86,6 +91,160 @@ def policy_loss_from_logits(
         spread = float(engine.host(entropy).sum(dtype=np.float64))
         loss -= coef * weight * spread
         metrics["entropy"] = spread / n if n else math.nan
+    return FusedLoss(loss, rows.as_given(target) if out is None else out, logp.reshape(shape), metrics)
+
+
+class FusedPreferenceLoss(NamedTuple):
+    """What ``dpo_loss_from_logits`` returns: gradients of the shape of the logits, then one element per pair."""
+
+    loss: float
+    grad_chosen_logits: Array
+    grad_rejected_logits: Array
+    chosen_logps: Array
+    rejected_logps: Array
+    chosen_rewards: Array
+    rejected_rewards: Array
+    metrics: dict[str, float]
+
+
+def dpo_loss_from_logits(
+    chosen_logits: Array,
+    chosen_tokens: Array,
+    rejected_logits: Array,
+    rejected_tokens: Array,
+    ref_chosen_logps: Array | None = None,
+    ref_rejected_logps: Array | None = None,
+    *,
+    chosen_mask: Array | None = None,
+    rejected_mask: Array | None = None,
+    chosen_cu_seqlens: Array | None = None,
+    rejected_cu_seqlens: Array | None = None,
+    ignore_index: int | None = None,
+    temperature: float = 1.0,
+    reduction: str = "sum",
+    loss_type: str = "sigmoid",
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+    out: tuple[Array, Array] | None = None,
+    backend: str | None = None,
+) -> FusedPreferenceLoss:
+    """``preference_loss`` of the sequences' log-probabilities, with the gradient taken back to the logits.
+
+    log π(y) = Σₜ log softmax(logitsₜ / T)[tokenₜ], or its mean,   loss = preference_loss(log π),   ∂loss/∂logits
+
+    Per side, chosen and rejected: logits (batch, length, V) with tokens and mask (batch, length), of lengths that may
+    differ; or packed, logits (N, V) with tokens and mask (N,) and cu_seqlens (batch + 1).  No shift: logits[:, t]
+    predicts tokens[:, t].  The logits are the policy's, of one dtype; the reference enters as ref_*_logps (batch,),
+    cast to float64 for float64 logits, else to float32; None counts as 0.  Options, metrics, masks, special values and
+    errors as in ``token_log_probs``, ``sequence_log_probs`` (reduction) and ``preference_loss``; the results are those
+    of the separate calls.  The logits are read twice: a pair's slope needs the sums of both its sequences.  Nothing of
+    their size is allocated but the gradients, which have their dtype; ``out``, the pair (chosen, rejected), receives
+    these and may be the logits themselves.
+
+    >>> import numpy as np
+    >>> from fastalign import dpo_loss_from_logits
+    >>> chosen, rejected = np.array([[[1.0, 2.0], [0.0, 1.0]]]), np.array([[[2.0, 1.0]]])
+    >>> r = dpo_loss_from_logits(chosen, [[1, 1]], rejected, [[1]], [-1.0], [-1.0], beta=0.5)
+    >>> round(r.loss, 6), r.chosen_logps.round(6).tolist(), r.grad_rejected_logits.round(6).tolist()
+    (0.536129, [-0.626523], [[[-0.151691, 0.151691]]])
+    """
+    engine = choose(backend, chosen_logits, chosen_tokens, rejected_logits, rejected_tokens)
+    options: dict[str, Any] = {
+        "loss_type": arrays.kind("loss_type", loss_type, "pair"),
+        "beta": arrays.number("beta", beta, 0.0, above=True),
+        "label_smoothing": arrays.number("label_smoothing", label_smoothing, 0.0, 1.0),
+    }
+    mean = arrays.choice("reduction", reduction, ("sum", "mean")) == "mean"
+    common = temperature, ignore_index
+    chosen = _Side("chosen_", chosen_logits, chosen_tokens, chosen_mask, chosen_cu_seqlens, *common)
+    rejected = _Side("rejected_", rejected_logits, rejected_tokens, rejected_mask, rejected_cu_seqlens, *common)
+    first, second = chosen.rows.dtype, rejected.rows.dtype
+    if first != second:
+        raise TypeError(f"rejected_logits has dtype {second}; expected {first}, the dtype of chosen_logits")
+    if rejected.count != chosen.count:
+        raise ValueError(f"rejected_logits holds {rejected.count} sequences; expected {chosen.count}, as chosen_logits")
+    ref = {"ref_chosen_logps": ref_chosen_logps, "ref_rejected_logps": ref_rejected_logps}
+    references = _references(chosen, ref)
+    _place_gradients(engine, out, chosen, rejected, [x for x in ref.values() if x is not None])
+
+    logps = [side.forward(engine, mean) for side in (chosen, rejected)]
+    result = preference_loss(*logps, *references, **options, backend=backend)
+    # The rejected side first: its last rows are those that may still be in a cache.
+    rejected.backward(engine, mean, result.grad_rejected)
+    chosen.backward(engine, mean, result.grad_chosen)
+    grads = out or tuple(side.rows.as_given(side.target) for side in (chosen, rejected))
+    rewards = result.chosen_rewards, result.rejected_rewards
+    return FusedPreferenceLoss(result.loss, grads[0], grads[1], logps[0], logps[1], *rewards, result.metrics)
+
+
+class _Side:
+    """The chosen or the rejected answers: rows of logits, what counts of them, and where the sequences begin."""
+
+    target: Any  # [rows, V], for the gradient
+
+    def __init__(
+        self, prefix: str, logits: Any, tokens: Any, mask: Any, cu_seqlens: Any, temperature: float, ignore: int | None
+    ) -> None:
+        given = arrays.take(f"{prefix}logits", logits)
+        if given.ndim != (3 if cu_seqlens is None else 2):
+            wanted = "(batch, length, V); packed ones need" if cu_seqlens is None else "(tokens, V), packed, with"
+            raise ValueError(f"{prefix}logits has shape {given.shape}; expected {wanted} {prefix}cu_seqlens")
+        self.rows, self.ids, self.kept, self.scale = prepare(
+            given, f"{prefix}tokens", tokens, temperature, mask, ignore, prefix=prefix
+        )  # fmt: skip
+        if cu_seqlens is None:
+            self.offsets = np.arange(given.shape[0] + 1, dtype=np.int64) * given.shape[1]
+        else:
+            self.offsets = arrays.offsets(cu_seqlens, self.rows.rows, f"{prefix}cu_seqlens")
+        self.count, self.logits = len(self.offsets) - 1, logits
+        self.inputs = [x for x in (logits, tokens, mask, cu_seqlens) if x is not None]
+
+    def forward(self, engine: Engine, mean: bool) -> Array:
+        """The log-probability of each sequence."""
+        rows, flat = self.rows, (self.rows.rows,)
+        logp, self.lse = (engine.empty(flat, rows.real, self.logits) for _ in range(2))
+        if rows.rows:
+            engine.rows("row_forward", rows.bits, rows.kind, self.ids, self.kept, self.scale, logp, self.lse, None)
+        sums, self.counts = reduce_sequences(engine, logp, self.offsets, self.kept, mean, self.logits)
+        return sums
+
+    def backward(self, engine: Engine, mean: bool, grad: Array) -> None:
+        """Fill ``target``, from the derivatives by the sequences' log-probabilities."""
+        rows = self.rows
+        if not rows.rows:
+            return
+        each = engine.empty((rows.rows,), rows.real, self.logits)
+        engine.group_spread(grad, engine.place(self.offsets), self.kept, mean, self.counts, each)
+        saved = each, None, None, self.lse, None
+        engine.rows("row_backward", rows.bits, rows.kind, self.ids, self.kept, self.scale, *saved, self.target)
+
+
+def _references(side: _Side, named: dict[str, Any]) -> list[Array | None]:
+    """The reference's log-probabilities, one per sequence: both or neither."""
+    if len({x is None for x in named.values()}) > 1:
+        raise TypeError(f"only one of {' and '.join(named)} is given; expected both or neither")
+    taken = {name: None if x is None else arrays.take(name, x) for name, x in named.items()}
+    for name, x in taken.items():
+        if x is not None and x.shape != (side.count,):
+            raise ValueError(f"{name} has shape {x.shape}; expected ({side.count},), one per sequence")
+        if x is not None:
+            arrays.real_dtype(name, x.dtype)
+    return [None if x is None else arrays.cast_to(name, x, side.rows.real) for name, x in taken.items()]
+
+
+def _place_gradients(engine: Engine, out: Any, chosen: _Side, rejected: _Side, others: list[Any]) -> None:
+    """Where the gradients go: the pair ``out``, checked, or new arrays."""
+    sides = chosen, rejected
     if out is None:
-        out = (target if target.dtype == rows.dtype else target.view(rows.dtype)).reshape(rows.shape)
-    return FusedLoss(loss, out, logp.reshape(shape), metrics)
+        for side in sides:
+            shape = side.rows.rows, side.rows.vocabulary
+            side.target = engine.empty(shape, side.rows.bits.dtype, side.logits)
+        return
+    if not isinstance(out, tuple) or len(out) != 2:
+        raise TypeError(f"out is a {type(out).__name__}; expected a tuple of 2 arrays")
+    for k, (side, other) in enumerate((sides, sides[::-1])):
+        expected = f"out[{k}]", out[k], side.rows.shape, side.rows.dtype
+        arrays.output(*expected, [*other.inputs, *others])
+        side.target = side.rows.as_rows(arrays.output(*expected, side.inputs, allowed=side.logits))
+    if isinstance(out[0], np.ndarray) and isinstance(out[1], np.ndarray) and np.may_share_memory(*out):
+        raise ValueError("out[0] shares memory with out[1]")

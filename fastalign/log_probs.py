@@ -81,14 +81,21 @@ def _forward(
 
 
 def prepare(
-    logits: Array, name: str, tokens: Array, temperature: float, mask: Array | None, ignore_index: int | None
+    logits: Array,
+    name: str,
+    tokens: Array,
+    temperature: float,
+    mask: Array | None,
+    ignore_index: int | None,
+    prefix: str = "",
 ) -> tuple[Logits, Array, Array | None, float]:
-    rows = Logits(logits)
+    """Checked; ``name`` is what the caller calls the tokens, ``prefix`` stands before its "logits" and "mask"."""
+    rows = Logits(logits, f"{prefix}logits")
     temperature = arrays.number("temperature", temperature, 0.0, above=True)
     if not TINY[rows.real] <= temperature <= 1.0 / TINY[rows.real]:
         raise ValueError(f"temperature is {temperature!r}, too small or too large for {rows.real}")
     scale = 1.0 / temperature
-    ids, kept = arrays.tokens(name, tokens, rows.shape[:-1], rows.vocabulary, mask, ignore_index)
+    ids, kept = arrays.tokens(name, tokens, rows.shape[:-1], rows.vocabulary, mask, ignore_index, prefix)
     return rows, ids, kept, scale
 
 
@@ -139,11 +146,7 @@ def token_log_probs_grad(
         target = rows.as_rows(arrays.output("out", out, rows.shape, rows.dtype, given, allowed=logits))
     if rows.rows:
         engine.rows("row_backward", rows.bits, rows.kind, ids, kept, scale, *flat, target)
-    if out is not None:
-        return out
-    if target.dtype != rows.dtype:
-        target = target.view(rows.dtype)
-    return target.reshape(rows.shape)
+    return rows.as_given(target) if out is None else out
 
 
 def _like_tokens(name: str, x: Array | None, rows: Logits) -> Array | None:
@@ -224,9 +227,10 @@ def _segments(n: int, shape: tuple[int, ...], cu_seqlens: Array | None) -> np.nd
     return np.arange(shape[0] + 1, dtype=np.int64) * shape[1]
 
 
-def _reduce(
+def reduce_sequences(
     engine: Engine, logp: Array, offsets: np.ndarray, kept: Array | None, mean: bool, like: Any
 ) -> tuple[Array, Array]:
+    """Sums or means of the sequences of a flat array, and how many elements of each count."""
     sums = engine.empty((len(offsets) - 1,), logp.dtype, like)
     counts = engine.empty((len(offsets) - 1,), np.dtype(np.int64), like)
     if len(offsets) > 1:
@@ -263,7 +267,8 @@ def sequence_log_probs(
     offsets = _segments(x.size, x.shape, cu_seqlens)
     kept = arrays.flags("mask", mask, x.shape)
     flat = (x.size,)
-    return _reduce(engine, x.reshape(flat), offsets, None if kept is None else kept.reshape(flat), mean, logp)[0]
+    kept = None if kept is None else kept.reshape(flat)
+    return reduce_sequences(engine, x.reshape(flat), offsets, kept, mean, logp)[0]
 
 
 def sequence_log_probs_grad(
