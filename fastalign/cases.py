@@ -94,9 +94,10 @@ def make_fused(rng: Random, shape: Shape, dtype: str, masked: bool = False) -> A
     }
 
 
-def call_fused(kind: str) -> Call:
+def call_fused(kind: str, entropy_coef: float) -> Call:
     def call(a: Arguments, backend: str | None) -> Results:
-        named: dict[str, Any] = {"loss_type": kind, "temperature": 1.3, "entropy_coef": 0.01, "log_ratio_clamp": 2.0}
+        named: dict[str, Any] = {"loss_type": kind, "temperature": 1.3, "log_ratio_clamp": 2.0}
+        named["entropy_coef"] = entropy_coef
         r = fastalign.policy_loss_from_logits(**a, **named, backend=backend)
         return (r.loss, r.grad_logits, r.logp, *r.metrics.values())
 
@@ -227,8 +228,11 @@ OPERATIONS = {
     "selective_log_softmax": Operation(make_rows, call_logp, "row", ("logits",), 40),
     "token_log_probs_grad": Operation(make_rows_grad, call_backward, "row", ("logits",), 40),
     **{
-        f"policy_loss_from_logits-{kind}": Operation(make_fused, call_fused(kind), "row", ("logits",), 40, 0.05)
+        f"policy_loss_from_logits-{kind}{note}": Operation(
+            make_fused, call_fused(kind, coef), "row", ("logits",), 40, 0.05
+        )
         for kind in family("policy")
+        for note, coef in (("", 0.0), (" with entropy", 0.01))
     },
     **{
         f"dpo_loss_from_logits-{kind}": Operation(

@@ -21,7 +21,6 @@ from .rules import FAMILIES
 
 MODULES = {"cython": "cython_cpu", "numba": "numba_cpu", "numpy": "reference", "cuda": "numba_cuda"}
 AUTOMATIC = ("cython", "numba", "numpy")
-CACHED = 1 << 20  # bytes of logits that are still in a cache on the way back; smaller parts cost more calls
 
 # Positions of the arrays a function writes, for those who must copy them.
 WRITES = {
@@ -125,7 +124,7 @@ def _automatic() -> "Engine":
     return _engine(name, False)
 
 
-def _cut(x: Any, a: int, b: int) -> Any:
+def cut(x: Any, a: int, b: int) -> Any:
     if isinstance(x, np.ndarray):
         return x[a:b]
     return tuple(y[a:b] for y in x) if isinstance(x, tuple) and x and isinstance(x[0], np.ndarray) else x
@@ -133,6 +132,8 @@ def _cut(x: Any, a: int, b: int) -> Any:
 
 class Engine:
     """A backend for host arrays, its rows, blocks, streams and segments divided among threads."""
+
+    on_host = True  # the kernels read and write the arrays where they are
 
     def __init__(self, name: str, module: ModuleType) -> None:
         self.name, self.module = name, module
@@ -153,53 +154,6 @@ class Engine:
     def full(self, shape: Any, value: float, dtype: Any, like: Any = None) -> Any:
         return np.full(shape, value, dtype)
 
-    def policy_rows(
-        self,
-        loss_type: str,
-        logits: Any,
-        kind: str,
-        tokens: Any,
-        mask: Any,
-        scale: float,
-        others: tuple[Any, Any],
-        params: tuple[float, ...],
-        logp: Any,
-        lse: Any,
-        entropy: Any,
-        grad: Any,
-        grad_entropy: Any,
-        out: Any,
-    ) -> list[float]:
-        """Forward, loss and backward of a few rows at a time, so that the way back finds them in the cache.
-
-        Rows are cut at the same places whatever the threads, and so are the tallies.
-        Tried and slower: keeping a row's exponentials from the way forward for the way back (C, in place, 512 x 32,000
-        float32: 7.2 ms, computing them twice 4.8); parts of one row, whose calls cost more than they save (8.0, 5.5).
-        """
-        work, family, n = self.module, FAMILIES["policy"], len(logits)
-        few = min(BLOCK, max(1, CACHED // max(1, logits[:1].nbytes)))
-        partials = np.zeros((-(-n // few), family.tallies))
-        partials[:, len(family.sums) :] = -np.inf
-
-        def part(a: int, b: int) -> None:
-            for start in range(a, b, few):
-                s = slice(start, min(start + few, b))
-                kept, pull = (None if x is None else x[s] for x in (mask, grad_entropy))
-                spread = None if entropy is None else entropy[s]
-                work.row_forward(logits[s], kind, tokens[s], kept, scale, logp[s], lse[s], spread)
-                inputs = (logp[s], *(x[s] for x in others))
-                k = start // few
-                work.pointwise("policy", loss_type, inputs, kept, params, (grad[s],), partials[k : k + 1])
-                work.row_backward(logits[s], kind, tokens[s], kept, scale, grad[s], None, pull, lse[s], spread, out[s])
-
-        if n:
-            count = threads.parts(n, few, logits.size)
-            if count == 1:
-                part(0, n)
-            else:
-                threads.run(part, n, few, count)
-        return fold(partials, len(family.sums))
-
     def rows(self, function: str, logits: Any, *rest: Any) -> None:
         """row_forward and row_backward."""
         work, n = getattr(self.module, function), len(logits)
@@ -207,7 +161,7 @@ class Engine:
         if count == 1:
             work(logits, *rest)
         else:
-            threads.run(lambda a, b: work(*(_cut(x, a, b) for x in (logits, *rest))), n, 1, count)
+            threads.run(lambda a, b: work(*(cut(x, a, b) for x in (logits, *rest))), n, 1, count)
 
     def pointwise(
         self, family: str, kind: str, inputs: tuple[Any, ...], mask: Any, params: tuple[float, ...], outputs: Any
@@ -228,10 +182,10 @@ class Engine:
 
         def part(a: int, b: int) -> None:
             some = (
-                _cut(inputs, a, b),
-                _cut(mask, a, b),
+                cut(inputs, a, b),
+                cut(mask, a, b),
                 params,
-                _cut(outputs, a, b),
+                cut(outputs, a, b),
                 partials[a // BLOCK : -(-b // BLOCK)],
             )
             work(family, kind, *some)
@@ -244,7 +198,7 @@ class Engine:
         if count == 1:
             self.module.scan(kind, *arrays)
         else:
-            threads.run(lambda a, b: self.module.scan(kind, *(_cut(x, a, b) for x in arrays)), len(rewards), 1, count)
+            threads.run(lambda a, b: self.module.scan(kind, *(cut(x, a, b) for x in arrays)), len(rewards), 1, count)
 
     def group_reduce(self, *arguments: Any) -> None:
         self.module.group_reduce(*arguments)
@@ -264,11 +218,10 @@ def fold(partials: np.ndarray, sums: int) -> list[float]:
 class DeviceEngine(Engine):
     """CUDA on device arrays: nothing is copied but the tallies."""
 
+    on_host = False
+
     def full(self, shape: Any, value: float, dtype: Any, like: Any = None) -> Any:
         return self.module.to_device(np.full(shape, value, dtype))
-
-    def policy_rows(self, *arguments: Any) -> list[float]:
-        return policy_rows_apart(self, *arguments)
 
     def empty(self, shape: Any, dtype: Any, like: Any = None) -> Any:
         return self.module.empty(shape, dtype, like)
@@ -294,24 +247,10 @@ class DeviceEngine(Engine):
         self.module.scan(kind, *arrays)
 
 
-def policy_rows_apart(
-    engine: Engine, loss_type: str, logits: Any, kind: str, tokens: Any, mask: Any, scale: float, others: Any,
-    params: tuple[float, ...], logp: Any, lse: Any, entropy: Any, grad: Any, grad_entropy: Any, out: Any,
-) -> list[float]:  # fmt: skip
-    """Engine.policy_rows of all rows at once, a kernel after the other."""
-    if logits.shape[0]:
-        engine.rows("row_forward", logits, kind, tokens, mask, scale, logp, lse, entropy)
-    tallies = engine.pointwise("policy", loss_type, (logp, *others), mask, params, (grad,))
-    if logits.shape[0]:
-        engine.rows("row_backward", logits, kind, tokens, mask, scale, grad, None, grad_entropy, lse, entropy, out)
-    return tallies
-
-
 class StagedEngine(Engine):
     """CUDA on host arrays, because it was asked for: copied up, computed, copied back."""
 
-    def policy_rows(self, *arguments: Any) -> list[float]:
-        return policy_rows_apart(self, *arguments)
+    on_host = False
 
     def rows(self, function: str, *arguments: Any) -> None:
         self._staged(function, *arguments)

@@ -14,6 +14,7 @@ from .arrays import Array
 from .dispatch import Engine, choose
 from .log_probs import prepare, reduce_sequences
 from .policy import kept_count, policy_options, policy_result
+from .policy_rows import Rows, policy_rows
 from .preference import preference_loss
 
 
@@ -77,15 +78,12 @@ def policy_loss_from_logits(
     else:
         given = [x for x in (logits, tokens, mask, old_log_probs, advantages) if x is not None]
         target = rows.as_rows(arrays.output("out", out, rows.shape, rows.dtype, given, allowed=logits))
-    logp, lse, grad = (engine.empty(flat, rows.real, logits) for _ in range(3))
+    logp = engine.empty(flat, rows.real, logits)
     n = rows.rows if kept is None else kept_count(engine, kept)
     weight = 1.0 / n if n and options.mean else 1.0
     entropy = engine.empty(flat, rows.real, logits) if coef else None
-    pull = engine.full(flat, -coef * weight, rows.real, logits) if coef else None
-    tallies = engine.policy_rows(
-        options.loss_type, rows.bits, rows.kind, ids, kept, scale, (old, advantage), (*options.bounds, weight),
-        logp, lse, entropy, grad, pull, target,
-    )  # fmt: skip
+    work = Rows(rows.bits, rows.kind, ids, kept, scale, old, advantage, logp, entropy, target)
+    tallies = policy_rows(engine, options.loss_type, work, (*options.bounds, weight), -coef * weight)
     loss, metrics = policy_result(tallies, n, weight)
     if entropy is not None:
         spread = float(engine.host(entropy).sum(dtype=np.float64))
@@ -169,9 +167,9 @@ def dpo_loss_from_logits(
 
     logps = [side.forward(engine, mean) for side in (chosen, rejected)]
     result = preference_loss(*logps, *references, **options, backend=backend)
-    # The rejected side first: its last rows are those that may still be in a cache.
-    rejected.backward(engine, mean, result.grad_rejected)
+    # Tried without effect, 16 to 131 MB: the rejected side first, whose last rows might still be in a cache.
     chosen.backward(engine, mean, result.grad_chosen)
+    rejected.backward(engine, mean, result.grad_rejected)
     grads = out or tuple(side.rows.as_given(side.target) for side in (chosen, rejected))
     rewards = result.chosen_rewards, result.rejected_rewards
     return FusedPreferenceLoss(result.loss, grads[0], grads[1], logps[0], logps[1], *rewards, result.metrics)

@@ -16,7 +16,9 @@ cdef extern from "rules.h" nogil:
         FA_INPUTS
         FA_RESULTS
         FA_PARAMS
+    ctypedef void (*fa_one)(const double *x, const double *p, double *y) noexcept nogil
     ctypedef struct fa_kind:
+        fa_one one
         int inputs, outputs, sums, peaks
     ctypedef struct fa_pointwise:
         const fa_kind *kind
@@ -63,6 +65,24 @@ cdef extern from "rows.h" nogil:
     void fa_put_double(double *x, Py_ssize_t i, double value) noexcept
     void fa_put_f16(unsigned short *x, Py_ssize_t i, double value) noexcept
     void fa_put_bf16(unsigned short *x, Py_ssize_t i, double value) noexcept
+
+cdef extern from "fused.h" nogil:
+    ctypedef struct fa_spans:
+        pass
+    fa_row fa_row_keep_float(const float *x, Py_ssize_t n, double scale, float *e, fa_spans *kept) noexcept
+    fa_row fa_row_keep_double(const double *x, Py_ssize_t n, double scale, double *e, fa_spans *kept) noexcept
+    fa_row fa_row_keep_f16(const unsigned short *x, Py_ssize_t n, double scale, unsigned short *e,
+                           fa_spans *kept) noexcept
+    fa_row fa_row_keep_bf16(const unsigned short *x, Py_ssize_t n, double scale, unsigned short *e,
+                            fa_spans *kept) noexcept
+    void fa_row_scale_float(const float *x, Py_ssize_t n, double scale, double peak, double rest, double a,
+                            const fa_spans *kept, float *out) noexcept
+    void fa_row_scale_double(const double *x, Py_ssize_t n, double scale, double peak, double rest, double a,
+                             const fa_spans *kept, double *out) noexcept
+    void fa_row_scale_f16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a,
+                          const fa_spans *kept, unsigned short *out) noexcept
+    void fa_row_scale_bf16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a,
+                           const fa_spans *kept, unsigned short *out) noexcept
 
 cdef enum:
     SCAN_WIDTH = 64  # streams at once: carry and next value stay in L1

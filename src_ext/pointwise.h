@@ -32,9 +32,13 @@
 typedef void (*fa_step)(const void *const *in, void *const *out, ptrdiff_t n, const double *p,
                         double lanes[][FA_LANES]);
 
+/* One element: inputs, parameters, results. */
+typedef void (*fa_one)(const double *x, const double *p, double *y);
+
 typedef struct {
     const char *family, *kind;
     fa_step wide, narrow; /* in double; in float, if float arrays may be walked so */
+    fa_one one;
     int inputs, outputs, sums, peaks;
 } fa_kind;
 

@@ -32,9 +32,10 @@ static FA_UNUSED REAL NAME(fa_tile_max)(const REAL *x, ptrdiff_t n)
     return NAME(fa_unkey)(key);
 }
 
-/* Fold a tile into the running sums.  scale is narrow as the lanes are, exact is the same number in double. */
-static FA_UNUSED void NAME(fa_push)(NAME(fa_running) *run, const REAL *x, ptrdiff_t n, REAL scale, double exact,
-                                    int entropy)
+/* Fold a tile into the running sums.  scale is narrow as the lanes are, exact is the same number in double.  Without
+ * entropy the exponentials can be kept. */
+FA_INLINE void NAME(fa_push_keep)(NAME(fa_running) *run, const REAL *x, ptrdiff_t n, REAL scale, double exact,
+                                  int entropy, REAL *restrict keep)
 {
     const REAL top = NAME(fa_tile_max)(x, n);
     if (!(top <= run->peak)) { /* a NaN becomes the peak, and the row unsound */
@@ -55,12 +56,24 @@ static FA_UNUSED void NAME(fa_push)(NAME(fa_running) *run, const REAL *x, ptrdif
             sum += e;
             weighted += e * bounded;
         }
+    } else if (keep) {
+        FA_SIMD("omp simd reduction(+ : sum)")
+        for (ptrdiff_t i = 0; i < n; i++) {
+            const REAL e = EXP_FROM((x[i] - base) * scale);
+            sum += keep[i] = e;
+        }
     } else {
         FA_SIMD("omp simd reduction(+ : sum)")
         for (ptrdiff_t i = 0; i < n; i++) sum += EXP_FROM((x[i] - base) * scale);
     }
     run->total += (double)sum;
     run->weighted += (double)weighted;
+}
+
+static FA_UNUSED void NAME(fa_push)(NAME(fa_running) *run, const REAL *x, ptrdiff_t n, REAL scale, double exact,
+                                    int entropy)
+{
+    NAME(fa_push_keep)(run, x, n, scale, exact, entropy, NULL);
 }
 
 /* What an unsound row holds. */

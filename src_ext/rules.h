@@ -35,7 +35,7 @@
 
 static const fa_kind fa_kinds[] = {
 #include "rules_table.h"
-    {0, 0, 0, 0, 0, 0, 0, 0},
+    {0, 0, 0, 0, 0, 0, 0, 0, 0},
 };
 
 static FA_UNUSED const fa_kind *fa_find(const char *family, const char *kind)

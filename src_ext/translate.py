@@ -139,6 +139,13 @@ static void NAME(step_{name})(const void *const *in, void *const *out, ptrdiff_t
 {{
     NAME(loop_{name})({arrays}, n, p, lanes);
 }}
+
+static FA_UNUSED void NAME(one_{name})(const REAL *x, const REAL *p, REAL *y)
+{{
+    {result} all;
+    NAME(rule_element_{name})({one}, &all);
+{results}
+}}
 """
 
 
@@ -173,6 +180,8 @@ def step(name: str, shape) -> str:
         ),
         take=indented(3, take),
         tally=indented(2, tally),
+        one=", ".join([f"x[{k}]" for k in range(len(shape.inputs))] + [f"p[{k}]" for k in range(len(shape.params))]),
+        results=indented(1, [f"y[{k}] = all.v{k};" for k in range(outputs + shape.tallies)]),
     )
 
 
@@ -222,7 +231,7 @@ class Rules:
             for kind in self.kinds(family):
                 name = f"{family}_{kind}"
                 narrow = f"step_{name}_single" if name in self.single else "0"
-                rows.append(f'    {{"{family}", "{kind}", step_{name}_double, {narrow}, {counts}}},')
+                rows.append(f'    {{"{family}", "{kind}", step_{name}_double, {narrow}, one_{name}_double, {counts}}},')
         return "\n".join([f"/* {NOTE} */", *rows, ""])
 
     def declarations(self) -> str:
@@ -265,7 +274,8 @@ def translate(rules: ModuleType, folder: Path, stamp: str) -> dict[str, str]:
     parts = [f'# {NOTE}\nSTAMP = "{stamp}"', found.declarations()]
     parts += [fill("scan", KIND=kind, TYPE=real) for kind in scans for real in ("float", "double")]
     parts.append(scan_table(scans))
-    parts += [fill("row", KIND=kind, TYPE=c, REAL=real, STEM=stem) for kind, c, real, stem in ROW_KINDS]
+    for shape in ("row", "fused"):
+        parts += [fill(shape, KIND=kind, TYPE=c, REAL=real, STEM=stem) for kind, c, real, stem in ROW_KINDS]
     parts += [fill("group", TYPE=real) for real in ("float", "double")]
     return {"rules_body.h": found.c_body(), "rules_table.h": found.table(), "rules.pxi": "\n\n".join(parts) + "\n"}
 

@@ -18,6 +18,7 @@ LAYERS = [
     {"arrays"},
     {"threads"},
     {"dispatch"},
+    {"policy_rows"},
     {"log_probs", "advantages", "preference", "policy", "divergence", "reward"},
     {"fused"},
     {"system"},

@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from fastalign import dispatch, policy_loss, policy_loss_from_logits, token_log_probs, token_log_probs_grad
+from fastalign import policy_loss, policy_loss_from_logits, token_log_probs, token_log_probs_grad
 
 
 def inputs(rows=23, vocabulary=700, dtype=np.float32):
@@ -19,10 +19,10 @@ def inputs(rows=23, vocabulary=700, dtype=np.float32):
 
 @pytest.mark.parametrize("few", [1, 1 << 14, 1 << 30])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("aggregation", ["token_mean", "token_sum"])
-def test_it_is_the_separate_calls(backend, monkeypatch, few, dtype, aggregation):
-    """However many rows are walked at a time."""
-    monkeypatch.setattr(dispatch, "CACHED", few)
+@pytest.mark.parametrize("aggregation, coef", [("token_mean", 0.02), ("token_sum", 0.02), ("token_mean", 0.0)])
+def test_it_is_the_separate_calls(backend, monkeypatch, few, dtype, aggregation, coef):
+    """However many rows are walked at a time; without an entropy bonus the exponentials are kept for the way back."""
+    monkeypatch.setattr("fastalign.policy_rows.CACHED", few)
     logits, tokens, old, advantages = inputs(dtype=dtype)
     mask = np.arange(23) % 4 != 1
     named = {"clip_high": 0.3, "aggregation": aggregation, "backend": backend}
@@ -30,18 +30,19 @@ def test_it_is_the_separate_calls(backend, monkeypatch, few, dtype, aggregation)
     loss = policy_loss(forward.logp, old, advantages, mask=mask, **named)
     weight = 1 / mask.sum() if aggregation == "token_mean" else 1.0
     grad = token_log_probs_grad(
-        logits, tokens, loss.grad_log_probs, grad_entropy=np.full(23, -0.02 * weight), lse=forward.lse,
+        logits, tokens, loss.grad_log_probs, grad_entropy=np.full(23, -coef * weight), lse=forward.lse,
         entropy=forward.entropy, temperature=0.8, mask=mask, backend=backend,
     )  # fmt: skip
     got = policy_loss_from_logits(
-        logits, tokens, old, advantages, mask=mask, temperature=0.8, entropy_coef=0.02, **named
+        logits, tokens, old, advantages, mask=mask, temperature=0.8, entropy_coef=coef, **named
     )
     tolerance = 1e-3 if dtype == np.float16 else 2e-6 if dtype == np.float32 else 1e-13
     np.testing.assert_allclose(got.grad_logits, grad, rtol=tolerance, atol=tolerance * np.abs(grad).max())
     np.testing.assert_array_equal(got.logp, forward.logp)
-    assert got.loss == pytest.approx(loss.loss - 0.02 * weight * forward.entropy.sum(dtype=np.float64), rel=1e-6)
-    spread = got.metrics.pop("entropy")
-    assert spread == pytest.approx(forward.entropy.sum(dtype=np.float64) / mask.sum(), rel=1e-6)
+    assert got.loss == pytest.approx(loss.loss - coef * weight * forward.entropy.sum(dtype=np.float64), rel=1e-6)
+    if coef:
+        spread = got.metrics.pop("entropy")
+        assert spread == pytest.approx(forward.entropy.sum(dtype=np.float64) / mask.sum(), rel=1e-6)
     assert got.metrics == pytest.approx(loss.metrics, rel=1e-6)
 
 
@@ -68,6 +69,77 @@ def test_in_place(backend):
     np.testing.assert_array_equal(logits, want.grad_logits)
 
 
+def hard_rows(width):
+    """Rows whose peak rises and falls by little and by more than an exponential can hold, and their tokens."""
+    x, inf = np.zeros((12, width)), np.inf
+    rise = np.linspace(0, 1, width)
+    x[0], x[1], x[2], x[3] = 3 * rise, 60 * rise, 3000 * rise, -3000 * rise
+    x[4] = 1e30 * rise
+    x[5, : width // 2] = -inf  # nothing in the first tiles
+    x[6, width // 2 :] = -inf
+    x[7, :-1] = -inf  # a probability of 1
+    x[8], x[8, 0], x[8, -1] = -40 * rise, -500, 20
+    x[9] = np.random.default_rng(1).permutation(200 * rise)
+    x[10] = -3e4
+    x[11] = 80 * (rise * 20 % 1)
+    return x, np.array([width - 1, 0, width - 1, 0, width - 1, width - 1, 0, width - 1, 0, 0, width // 2, 0])
+
+
+def hard_to_keep(backend, width, dtype, in_place):
+    x, tokens = hard_rows(width)
+    with np.errstate(over="ignore"):
+        x = np.where(np.isfinite(x), np.clip(x, -6e4, 6e4), x).astype(dtype) if dtype == np.float16 else x.astype(dtype)
+    exact, real, one = x.astype(np.float64), np.float64 if dtype == np.float64 else np.float32, np.ones(len(x))
+    tolerance = {np.float16: 1e-3, np.float32: 2e-6, np.float64: 1e-14}[dtype]
+    # The slope is that of a ratio of 1, whatever the log-probability.
+    want = token_log_probs_grad(exact, tokens, -one, backend="numpy")
+    forward = token_log_probs(x, tokens, backend=backend).logp
+    named = {"clip_low": 1.0, "aggregation": "token_sum", "log_ratio_clamp": None, "backend": backend}
+    got = policy_loss_from_logits(x, tokens, forward, one, out=x if in_place else None, **named)
+    np.testing.assert_array_equal(got.logp, forward)
+    truth = token_log_probs(exact, tokens, backend="numpy").logp.astype(real)
+    np.testing.assert_allclose(got.logp, truth, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(got.grad_logits.astype(np.float64), want, atol=tolerance, rtol=0)
+    nothing = np.isneginf(exact)
+    nothing[np.arange(len(x)), tokens] = False
+    assert not got.grad_logits[nothing].any()
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("width", [2, 511, 1024, 20_000])
+def test_rows_that_are_hard_to_keep(backend, width, dtype, in_place):
+    hard_to_keep(backend, width, dtype, in_place)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("width", [511, 20_000, 600_000])
+def test_every_build_keeps_them(monkeypatch, width, dtype):
+    """Also of more columns than are summed as one part."""
+    from conftest import usable
+
+    from fastalign.backends import cython_cpu
+
+    usable("cython")
+    for isa in cython_cpu.isas():
+        monkeypatch.setattr(cython_cpu, "core", lambda isa=isa: cython_cpu.load(isa))
+        hard_to_keep("cython", width, dtype, True)
+
+
+@pytest.mark.parametrize("advantage", [np.nan, np.inf, -np.inf, 0.0])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_odd_advantages(backend, advantage, in_place):
+    """As by the separate calls: where a probability is nothing, so is its gradient."""
+    x, tokens, old, _ = inputs(2, 600)
+    x[0, 100:200] = -np.inf
+    tokens[0], advantages = 5, np.array([advantage, 1.0], np.float32)
+    forward = token_log_probs(x, tokens, backend=backend)
+    slope = policy_loss(forward.logp, old, advantages, backend=backend).grad_log_probs
+    want = token_log_probs_grad(x, tokens, slope, lse=forward.lse, backend=backend)
+    got = policy_loss_from_logits(x, tokens, old, advantages, out=x if in_place else None, backend=backend)
+    np.testing.assert_allclose(got.grad_logits, want, rtol=2e-6, atol=1e-9)
+
+
 def test_in_place_it_allocates_nothing_of_the_size_of_the_logits(backend):
     if backend == "numpy":
         pytest.skip("the reference has temporaries of its own")
@@ -81,14 +153,15 @@ def test_in_place_it_allocates_nothing_of_the_size_of_the_logits(backend):
     assert peak < logits.nbytes / 50
 
 
-def test_bits_do_not_depend_on_the_threads(compiled, threads, monkeypatch):
+@pytest.mark.parametrize("coef", [0.0, 0.1])
+def test_bits_do_not_depend_on_the_threads(compiled, threads, monkeypatch, coef):
     monkeypatch.setattr("fastalign.threads.WORTH_SHARING", 2)
-    monkeypatch.setattr(dispatch, "CACHED", 1 << 13)
+    monkeypatch.setattr("fastalign.policy_rows.CACHED", 1 << 13)
     arguments = inputs(40, 900)
     threads(1)
-    want = policy_loss_from_logits(*arguments, entropy_coef=0.1, backend=compiled)
+    want = policy_loss_from_logits(*arguments, entropy_coef=coef, backend=compiled)
     threads(3)
-    got = policy_loss_from_logits(*arguments, entropy_coef=0.1, backend=compiled)
+    got = policy_loss_from_logits(*arguments, entropy_coef=coef, backend=compiled)
     assert got.loss == want.loss and got.metrics == want.metrics
     np.testing.assert_array_equal(got.grad_logits, want.grad_logits)
 

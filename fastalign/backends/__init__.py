@@ -17,9 +17,15 @@ group_spread(grad, offsets, mask, mean, counts, out)
 why_not()    None, or in a line why the backend cannot be used here
 warmup()     compile or load what the first call would wait for
 
+and, where a row's loss and gradient are computed while it is in the cache,
+
+policy_rows(loss_type, logits, kind, tokens, mask, scale, old, advantages, logp, entropy, out, params, grad_entropy,
+            partials, few)
+
 Arrays are C-contiguous; what is absent is None.  Logits of kind f16 and bf16 are uint16 bit patterns.  Masks are uint8,
 1 = counts; what is masked is not read, and 0 is written there.  partials[k] holds the tallies of elements
-k·BLOCK … (k+1)·BLOCK − 1, so that sums do not depend on how the work was divided.
+k·BLOCK … (k+1)·BLOCK − 1, so that sums do not depend on how the work was divided; of policy_rows those of
+``few`` rows each.
 """
 
 BLOCK = 4096

@@ -97,6 +97,10 @@ def row_backward(logits: Any, kind: str, *rest: Any) -> None:
     getattr(core(), f"row_backward_{kind}")(logits, *rest)
 
 
+def policy_rows(loss_type: str, logits: Any, kind: str, *rest: Any) -> None:
+    getattr(core(), f"policy_rows_{kind}")(loss_type, logits, *rest)
+
+
 def pointwise(*arguments: Any) -> None:
     core().pointwise(*arguments)
 
