@@ -4,6 +4,15 @@ from .advantages import PPOBuffer, discounted_returns, gae
 from .dispatch import available_backends, check_environment, warmup
 from .divergence import AdaptiveKLController, KLEstimate, kl_divergence, kl_estimate, kl_penalty_reward
 from .fused import FusedLoss, FusedPreferenceLoss, dpo_loss_from_logits, policy_loss_from_logits
+from .linear import (
+    LinearGradients,
+    LinearPolicyLoss,
+    LinearPreferenceLoss,
+    linear_dpo_loss,
+    linear_log_probs,
+    linear_log_probs_grad,
+    linear_policy_loss,
+)
 from .log_probs import (
     TokenLogProbs,
     compute_log_probs,
@@ -27,6 +36,9 @@ __all__ = [
     "FusedLoss",
     "FusedPreferenceLoss",
     "KLEstimate",
+    "LinearGradients",
+    "LinearPolicyLoss",
+    "LinearPreferenceLoss",
     "PPOBuffer",
     "PolicyLoss",
     "PreferenceLoss",
@@ -44,6 +56,10 @@ __all__ = [
     "kl_divergence",
     "kl_estimate",
     "kl_penalty_reward",
+    "linear_dpo_loss",
+    "linear_log_probs",
+    "linear_log_probs_grad",
+    "linear_policy_loss",
     "policy_loss",
     "policy_loss_from_logits",
     "ppo_loss",

@@ -162,7 +162,7 @@ def dpo_loss_from_logits(
     if rejected.count != chosen.count:
         raise ValueError(f"rejected_logits holds {rejected.count} sequences; expected {chosen.count}, as chosen_logits")
     ref = {"ref_chosen_logps": ref_chosen_logps, "ref_rejected_logps": ref_rejected_logps}
-    references = _references(chosen, ref)
+    references = checked_references(chosen.count, chosen.rows.real, ref)
     _place_gradients(engine, out, chosen, rejected, [x for x in ref.values() if x is not None])
 
     logps = [side.forward(engine, mean) for side in (chosen, rejected)]
@@ -217,17 +217,17 @@ class _Side:
         engine.rows("row_backward", rows.bits, rows.kind, self.ids, self.kept, self.scale, *saved, self.target)
 
 
-def _references(side: _Side, named: dict[str, Any]) -> list[Array | None]:
-    """The reference's log-probabilities, one per sequence: both or neither."""
+def checked_references(count: int, real: np.dtype, named: dict[str, Any]) -> list[Array | None]:
+    """The reference's log-probabilities, one for each of ``count`` sequences: both or neither."""
     if len({x is None for x in named.values()}) > 1:
         raise TypeError(f"only one of {' and '.join(named)} is given; expected both or neither")
     taken = {name: None if x is None else arrays.take(name, x) for name, x in named.items()}
     for name, x in taken.items():
-        if x is not None and x.shape != (side.count,):
-            raise ValueError(f"{name} has shape {x.shape}; expected ({side.count},), one per sequence")
+        if x is not None and x.shape != (count,):
+            raise ValueError(f"{name} has shape {x.shape}; expected ({count},), one per sequence")
         if x is not None:
             arrays.real_dtype(name, x.dtype)
-    return [None if x is None else arrays.cast_to(name, x, side.rows.real) for name, x in taken.items()]
+    return [None if x is None else arrays.cast_to(name, x, real) for name, x in taken.items()]
 
 
 def _place_gradients(engine: Engine, out: Any, chosen: _Side, rejected: _Side, others: list[Any]) -> None:

@@ -91,12 +91,17 @@ def prepare(
 ) -> tuple[Logits, Array, Array | None, float]:
     """Checked; ``name`` is what the caller calls the tokens, ``prefix`` stands before its "logits" and "mask"."""
     rows = Logits(logits, f"{prefix}logits")
-    temperature = arrays.number("temperature", temperature, 0.0, above=True)
-    if not TINY[rows.real] <= temperature <= 1.0 / TINY[rows.real]:
-        raise ValueError(f"temperature is {temperature!r}, too small or too large for {rows.real}")
-    scale = 1.0 / temperature
+    scale = inverse(temperature, rows.real)
     ids, kept = arrays.tokens(name, tokens, rows.shape[:-1], rows.vocabulary, mask, ignore_index, prefix)
     return rows, ids, kept, scale
+
+
+def inverse(temperature: float, real: np.dtype) -> float:
+    """1 / temperature, checked: both are normal numbers of that dtype."""
+    temperature = arrays.number("temperature", temperature, 0.0, above=True)
+    if not TINY[real] <= temperature <= 1.0 / TINY[real]:
+        raise ValueError(f"temperature is {temperature!r}, too small or too large for {real}")
+    return 1.0 / temperature
 
 
 def token_log_probs_grad(

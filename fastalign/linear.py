@@ -1,0 +1,343 @@
+"""From hidden states and a weight matrix to log-probabilities, losses and gradients, without the matrix of logits."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import arrays
+from .arrays import Array
+from .dispatch import fold
+from .fused import checked_references
+from .log_probs import TokenLogProbs, reduce_sequences
+from .policy import policy_options, policy_result
+from .preference import preference_loss
+from .projection import MAX_BYTES, Gradients, host
+from .rules import FAMILIES
+from .sweeps import FAR, Linear, Side, backward, forward, prepare_linear, prepare_side, slope_of_parts
+
+
+def linear_log_probs(
+    hidden: Array,
+    weight: Array,
+    tokens: Array,
+    bias: Array | None = None,
+    *,
+    temperature: float = 1.0,
+    mask: Array | None = None,
+    ignore_index: int | None = None,
+    entropy: bool = False,
+    max_bytes: int = MAX_BYTES,
+    backend: str | None = None,
+) -> TokenLogProbs:
+    """``token_log_probs`` of the logits hidden · weightᵀ + bias, which are never in memory at once.
+
+    logits = h Wᵀ + b,   z = logits / T,   lse = log Σⱼ exp zⱼ,   logp = z_token − lse,   H = −Σⱼ pⱼ log pⱼ
+
+    hidden: (…, H); weight: (V, H) and bias: (V,), as of torch's nn.Linear; tokens: (…).  float64, float32, float16,
+    bfloat16 (ml_dtypes, or its uint16 bits) on the host.  Float64 where hidden or weight is, else float32: halves are
+    widened, a part at a time, and logits are never rounded to them.  Results, masks, special values and errors as in
+    ``token_log_probs``; rows that do not count are not read.  max_bytes bounds the memory beside the results; at least
+    one row of 4,000 logits at a time is computed.
+
+    Results do not depend on fastalign's threads.  The products are those of NumPy's BLAS, whose last bits may depend on
+    its own threads, on the processor, and on how many rows it is given at a time, by the call or by max_bytes.
+
+    >>> import numpy as np
+    >>> from fastalign import linear_log_probs
+    >>> hidden, weight = np.array([[1.0, 0.5], [0.0, 2.0]]), np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> linear_log_probs(hidden, weight, [2, 0]).logp.round(6).tolist()
+    [-0.68027, -2.758624]
+    """
+    linear, (h,) = prepare_linear(weight, bias, temperature, max_bytes, backend, hidden=hidden)
+    side = prepare_side(linear, h, tokens, mask, ignore_index)
+    logp, lse, spread = forward(linear, side, entropy)
+    rows = side.rows
+    return TokenLogProbs(rows.spread(logp), rows.spread(lse), None if spread is None else rows.spread(spread))
+
+
+class LinearGradients(NamedTuple):
+    """What ``linear_log_probs_grad`` returns, in the shapes of hidden, weight and bias."""
+
+    grad_hidden: Array
+    grad_weight: Array
+    grad_bias: Array | None
+
+
+def linear_log_probs_grad(
+    hidden: Array,
+    weight: Array,
+    tokens: Array,
+    grad_logp: Array,
+    bias: Array | None = None,
+    *,
+    lse: Array | None = None,
+    entropy: Array | None = None,
+    grad_entropy: Array | None = None,
+    grad_lse: Array | None = None,
+    temperature: float = 1.0,
+    mask: Array | None = None,
+    ignore_index: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    backend: str | None = None,
+) -> LinearGradients:
+    """Gradients with respect to hidden, weight and bias of what ``linear_log_probs`` returns.
+
+    G = ∂/∂logits, as in ``token_log_probs_grad``;   ∂/∂h = G W,   ∂/∂W = Gᵀ h,   ∂/∂b = Σ G
+
+    The logits are computed again, part by part, and turned into G there.  lse and, with grad_entropy, entropy, saved
+    from the forward call, let tiles be small; without them, or where |lse| > 64 in float32, whole rows are computed, or
+    where max_bytes holds few of these, the forward pass again.  Arguments, masks and errors as in ``linear_log_probs``
+    and ``token_log_probs_grad``.  Gradients are float64 where hidden or weight is, else float32, also of halves, and
+    that of weight is summed in it.  Rows that do not count are not read and get 0; a row without probabilities gives
+    NaN to its own gradient and, being a term of every sum, to those of weight and bias.
+
+    >>> import numpy as np
+    >>> from fastalign import linear_log_probs_grad
+    >>> hidden, weight = np.array([[1.0, 0.5]]), np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> grads = linear_log_probs_grad(hidden, weight, [2], [1.0])
+    >>> grads.grad_hidden.round(4).tolist(), grads.grad_weight.round(4).tolist()
+    ([[0.1863, 0.3072]], [[-0.3072, -0.1536], [-0.1863, -0.0932], [0.4935, 0.2468]])
+    """
+    linear, (h,) = prepare_linear(weight, bias, temperature, max_bytes, backend, hidden=hidden)
+    side = prepare_side(linear, h, tokens, mask, ignore_index)
+    named = {"grad_logp": grad_logp, "grad_lse": grad_lse, "grad_entropy": grad_entropy, "lse": lse, "entropy": entropy}
+    if grad_logp is None:
+        raise TypeError("grad_logp is None; expected an array")
+    taken = {name: None if x is None else side.rows.values(name, x) for name, x in named.items()}
+    slopes = {name: taken[name] for name in ("grad_logp", "grad_lse", "grad_entropy")}
+    gradients = Gradients(linear.projection)
+    grad_hidden = _log_probs_backward(linear, side, slopes, taken["lse"], taken["entropy"], gradients)
+    return LinearGradients(grad_hidden, *gradients.results())
+
+
+def _log_probs_backward(
+    linear: Linear, side: Side, slopes: dict[str, Any], lse: Any, entropy: Any, gradients: Gradients
+) -> np.ndarray:
+    curved, whole = slopes["grad_entropy"] is not None, linear.whole(side.rows.n)
+    if lse is not None and linear.projection.real == np.float32 and (np.isfinite(lse) & (np.abs(lse) > FAR)).any():
+        lse = None
+    if lse is None or (curved and entropy is None):
+        if whole is not None:
+            three = tuple(slopes.values())
+
+            def slope(tile: np.ndarray, a: int, b: int, start: int, stop: int) -> None:
+                some = (None if x is None else x[a:b] for x in three)
+                given = linear.kind, side.ids[a:b], None, linear.scale, *some, None, None
+                linear.engine.rows("row_backward", tile, *given, tile)
+
+            return backward(linear, side, whole, slope, gradients)
+        _, lse, entropy = forward(linear, side, curved)
+    part = slope_of_parts(linear, side.ids, lse.astype(np.float64), entropy if curved else None, **slopes)
+    return backward(linear, side, linear.blocks(), part, gradients)
+
+
+class LinearPolicyLoss(NamedTuple):
+    """What ``linear_policy_loss`` returns; logp has the shape of the tokens, a gradient that of its argument."""
+
+    loss: float
+    grad_hidden: Array
+    grad_weight: Array
+    grad_bias: Array | None
+    logp: Array
+    metrics: dict[str, float]
+
+
+def linear_policy_loss(
+    hidden: Array,
+    weight: Array,
+    tokens: Array,
+    old_log_probs: Array,
+    advantages: Array,
+    bias: Array | None = None,
+    *,
+    mask: Array | None = None,
+    ignore_index: int | None = None,
+    temperature: float = 1.0,
+    entropy_coef: float = 0.0,
+    loss_type: str = "ppo",
+    clip_low: float = 0.2,
+    clip_high: float | None = None,
+    log_ratio_clamp: float | None = 20.0,
+    aggregation: str = "token_mean",
+    max_bytes: int = MAX_BYTES,
+    backend: str | None = None,
+) -> LinearPolicyLoss:
+    """``policy_loss_from_logits`` of the logits hidden · weightᵀ + bias, with the gradients of the three.
+
+    logp = log softmax((h Wᵀ + b) / T)[token],   loss = policy_loss(logp, old, A) − c · mean H,   ∂loss/∂h, ∂W, ∂b
+
+    hidden, weight, bias, tokens, max_bytes, precision and repeatability as in ``linear_log_probs`` and its gradient;
+    the loss, its options, metrics, masks, special values and errors as in ``policy_loss_from_logits``.  As many whole
+    rows of logits as max_bytes holds are there at a time, from the product to the gradients; where it holds fewer than
+    64, narrower tiles are computed twice.
+
+    >>> import numpy as np
+    >>> from fastalign import linear_policy_loss
+    >>> hidden, weight = np.array([[1.0, 0.5], [0.0, 2.0]]), np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> r = linear_policy_loss(hidden, weight, [2, 0], [-0.5, -2.7], [1.0, -0.5])
+    >>> round(r.loss, 6), r.grad_hidden.round(4).tolist()
+    (-0.181757, [[-0.0778, -0.1283], [0.1104, -0.2208]])
+    """
+    options = policy_options(loss_type, clip_low, clip_high, log_ratio_clamp, aggregation)
+    coef = arrays.number("entropy_coef", entropy_coef)
+    linear, (h,) = prepare_linear(weight, bias, temperature, max_bytes, backend, hidden=hidden)
+    side = prepare_side(linear, h, tokens, mask, ignore_index)
+    rows, real = side.rows, linear.projection.real
+    others = rows.values("old_log_probs", old_log_probs), rows.values("advantages", advantages)
+    n, gradients = rows.n, Gradients(linear.projection)
+    share = 1.0 / n if n and options.mean else 1.0
+    logp, lse, grad = (np.empty(n, real) for _ in range(3))
+    spread, pull = (np.empty(n, real), np.full(n, -coef * share, real)) if coef else (None, None)
+    tallies: list[list[float]] = []
+
+    def loss_of(a: int, b: int) -> None:
+        inputs = (logp[a:b], *(x[a:b] for x in others))
+        params = (*options.bounds, share)
+        tallies.append(linear.engine.pointwise("policy", options.loss_type, inputs, None, params, (grad[a:b],)))
+
+    def slope(tile: np.ndarray, a: int, b: int, start: int, stop: int) -> None:
+        h, p = (None if x is None else x[a:b] for x in (spread, pull))
+        common = tile, linear.kind, side.ids[a:b], None, linear.scale
+        linear.engine.rows("row_forward", *common, logp[a:b], lse[a:b], h)
+        loss_of(a, b)
+        linear.engine.rows("row_backward", *common, grad[a:b], None, p, lse[a:b], h, tile)
+
+    whole = linear.whole(n)
+    if whole is not None:
+        grad_hidden = backward(linear, side, whole, slope, gradients)
+    else:
+        logp, exact, spread = forward(linear, side, bool(coef))
+        loss_of(0, n)
+        part = slope_of_parts(linear, side.ids, exact, spread, grad, None, pull)
+        grad_hidden = backward(linear, side, linear.blocks(), part, gradients)
+    family = FAMILIES["policy"]
+    total = fold(np.array(tallies).reshape((-1, family.tallies)), len(family.sums))
+    loss, metrics = policy_result(total, n, share)
+    if spread is not None:
+        bonus = float(spread.sum(dtype=np.float64))
+        loss -= coef * share * bonus
+        metrics["entropy"] = bonus / n if n else math.nan
+    return LinearPolicyLoss(loss, grad_hidden, *gradients.results(), rows.spread(logp), metrics)
+
+
+class LinearPreferenceLoss(NamedTuple):
+    """What ``linear_dpo_loss`` returns: gradients of the shapes of their arguments, then one element per pair."""
+
+    loss: float
+    grad_chosen_hidden: Array
+    grad_rejected_hidden: Array
+    grad_weight: Array
+    grad_bias: Array | None
+    chosen_logps: Array
+    rejected_logps: Array
+    chosen_rewards: Array
+    rejected_rewards: Array
+    metrics: dict[str, float]
+
+
+def linear_dpo_loss(
+    chosen_hidden: Array,
+    chosen_tokens: Array,
+    rejected_hidden: Array,
+    rejected_tokens: Array,
+    weight: Array,
+    ref_chosen_logps: Array | None = None,
+    ref_rejected_logps: Array | None = None,
+    bias: Array | None = None,
+    *,
+    chosen_mask: Array | None = None,
+    rejected_mask: Array | None = None,
+    chosen_cu_seqlens: Array | None = None,
+    rejected_cu_seqlens: Array | None = None,
+    ignore_index: int | None = None,
+    temperature: float = 1.0,
+    reduction: str = "sum",
+    loss_type: str = "sigmoid",
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+    max_bytes: int = MAX_BYTES,
+    backend: str | None = None,
+) -> LinearPreferenceLoss:
+    """``dpo_loss_from_logits`` of the logits hidden · weightᵀ + bias, with the gradients of all.
+
+    log π(y) = Σₜ log softmax((hₜ Wᵀ + b) / T)[tokenₜ], or its mean,   loss = preference_loss(log π),   ∂loss/∂h, ∂W, ∂b
+
+    Per side, chosen and rejected: hidden (batch, length, H) with tokens and mask (batch, length), of lengths that may
+    differ; or packed, hidden (N, H) with tokens and mask (N,) and cu_seqlens (batch + 1).  weight, bias, max_bytes,
+    precision and repeatability as in ``linear_log_probs`` and its gradient; the loss, its options, metrics, masks,
+    special values and errors as in ``dpo_loss_from_logits``.  The logits are computed twice, tile by tile: a pair's
+    slope needs the sums of both its sequences.
+
+    >>> import numpy as np
+    >>> from fastalign import linear_dpo_loss
+    >>> chosen, rejected, weight = np.array([[[1.0], [-1.0]]]), np.array([[[2.0]]]), np.array([[0.5], [-0.5]])
+    >>> r = linear_dpo_loss(chosen, [[0, 1]], rejected, [[1]], weight, [-1.0], [-1.0], beta=0.5)
+    >>> round(r.loss, 6), r.chosen_logps.round(6).tolist(), r.grad_weight.round(4).tolist()
+    (0.386806, [-0.626523], [[-0.3688], [0.3688]])
+    """
+    options: dict[str, Any] = {
+        "loss_type": arrays.kind("loss_type", loss_type, "pair"),
+        "beta": arrays.number("beta", beta, 0.0, above=True),
+        "label_smoothing": arrays.number("label_smoothing", label_smoothing, 0.0, 1.0),
+    }
+    mean = arrays.choice("reduction", reduction, ("sum", "mean")) == "mean"
+    hidden = {"chosen_hidden": chosen_hidden, "rejected_hidden": rejected_hidden}
+    linear, both = prepare_linear(weight, bias, temperature, max_bytes, backend, **hidden)
+    given = (
+        ("chosen_", both[0], chosen_tokens, chosen_mask, chosen_cu_seqlens),
+        ("rejected_", both[1], rejected_tokens, rejected_mask, rejected_cu_seqlens),
+    )
+    sides = [_Sequences(linear, *some, ignore_index, mean) for some in given]
+    count = sides[0].count
+    if sides[1].count != count:
+        raise ValueError(f"rejected_hidden holds {sides[1].count} sequences; expected {count}, as chosen_hidden")
+    named = {"ref_chosen_logps": ref_chosen_logps, "ref_rejected_logps": ref_rejected_logps}
+    named = {name: None if x is None else host(name, x) for name, x in named.items()}
+    references = checked_references(count, linear.projection.real, named)
+
+    logps = [side.forward() for side in sides]
+    result = preference_loss(*logps, *references, **options, backend=backend)
+    gradients = Gradients(linear.projection)
+    chosen = sides[0].backward(result.grad_chosen, gradients)
+    rejected = sides[1].backward(result.grad_rejected, gradients)
+    rewards = result.chosen_rewards, result.rejected_rewards
+    return LinearPreferenceLoss(
+        result.loss, chosen, rejected, *gradients.results(), logps[0], logps[1], *rewards, result.metrics
+    )
+
+
+class _Sequences:
+    """The chosen or the rejected answers."""
+
+    def __init__(
+        self, linear: Linear, prefix: str, hidden: np.ndarray, tokens: Any, mask: Any, cu_seqlens: Any,
+        ignore_index: int | None, mean: bool,
+    ) -> None:  # fmt: skip
+        if hidden.ndim != (3 if cu_seqlens is None else 2):
+            wanted = "(batch, length, H); packed ones need" if cu_seqlens is None else "(tokens, H), packed, with"
+            raise ValueError(f"{prefix}hidden has shape {hidden.shape}; expected {wanted} {prefix}cu_seqlens")
+        self.linear, self.mean = linear, mean
+        self.side = prepare_side(linear, hidden, tokens, mask, ignore_index, prefix)
+        if cu_seqlens is None:
+            self.offsets = np.arange(hidden.shape[0] + 1, dtype=np.int64) * hidden.shape[1]
+        else:
+            self.offsets = arrays.offsets(cu_seqlens, self.side.rows.rows, f"{prefix}cu_seqlens")
+        self.count = len(self.offsets) - 1
+
+    def forward(self) -> np.ndarray:
+        """The log-probability of each sequence."""
+        logp, self.lse, _ = forward(self.linear, self.side, False)
+        rows, engine = self.side.rows, self.linear.engine
+        flat = rows.spread(logp).reshape(-1)
+        sums, self.counts = reduce_sequences(engine, flat, self.offsets, rows.kept, self.mean, flat)
+        return sums
+
+    def backward(self, grad: np.ndarray, gradients: Gradients) -> np.ndarray:
+        """∂/∂hidden, from the derivatives by the sequences' log-probabilities."""
+        linear, rows = self.linear, self.side.rows
+        each = np.zeros(rows.rows, rows.real)
+        if rows.rows:
+            linear.engine.group_spread(grad, self.offsets, rows.kept, self.mean, self.counts, each)
+        slope = slope_of_parts(linear, self.side.ids, self.lse, None, rows.compact(each))
+        return backward(linear, self.side, linear.blocks(), slope, gradients)
