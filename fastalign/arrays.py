@@ -5,9 +5,10 @@ are or refused: a cast would be a hidden copy.  Nothing broadcasts.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache, wraps
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,7 +16,22 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 HALVES = {"float16": "f16", "bfloat16": "bf16"}
 KINDS = {"float32": "f32", "float64": "f64", "uint16": "bf16", **HALVES}
 
+Result = TypeVar("Result")
 Array = Any  # numpy.ndarray, or a device array with the same shape, dtype, size and reshape
+
+
+def remembered(check: Callable[..., Result]) -> Callable[..., Result]:
+    """``check``, a function of options, with its last results kept: a training loop's options are always the same."""
+    kept = lru_cache(64)(check)
+
+    @wraps(check)
+    def call(*options: Any) -> Result:
+        try:
+            return kept(*options)
+        except TypeError:  # an option that cannot be hashed, or that is refused
+            return check(*options)
+
+    return call
 
 
 def is_device(x: Any) -> bool:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from . import arrays
 from .arrays import Array
-from .dispatch import Engine, choose
+from .elementwise import walk
 
 
 class KLEstimate(NamedTuple):
@@ -27,10 +27,8 @@ def kl_divergence(log_probs_p: Array, log_probs_q: Array, *, backend: str | None
     >>> round(kl_divergence([log(0.5), log(0.5)], [log(0.25), log(0.75)]), 6)
     0.143841
     """
-    engine = choose(backend, log_probs_p, log_probs_q)
-    p, q = arrays.reals(log_probs_p=log_probs_p, log_probs_q=log_probs_q)
-    flat, none = (p.size,), engine.empty((0,), p.dtype, log_probs_p)
-    return engine.pointwise("kl", "p_log_ratio", (p.reshape(flat), q.reshape(flat)), None, (1.0,), (none, none))[0]
+    names, given = ("log_probs_p", "log_probs_q"), (log_probs_p, log_probs_q)
+    return walk("kl", "p_log_ratio", names, given, (), 1.0, 0, None, None, backend)[0][0]
 
 
 def kl_estimate(
@@ -39,6 +37,7 @@ def kl_estimate(
     *,
     estimator: str = "k3",
     mask: Array | None = None,
+    out: tuple[Array, Array] | None = None,
     backend: str | None = None,
 ) -> KLEstimate:
     """Estimates of KL(π ‖ ref) from sampled tokens, one per token, with their derivatives.
@@ -48,7 +47,8 @@ def kl_estimate(
 
     Arrays of one shape, in nats; results in their dtype.  Masked elements (0) are not read and give 0.  As a loss k1
     trains nothing (its expected gradient is 0) and k3 follows KL(ref ‖ π); in a reward only the value matters.
-    Infinities and NaN follow arithmetic.  Raises ValueError for shapes and an unknown estimator.
+    Infinities and NaN follow arithmetic.  ``out``: a pair that receives value and derivative.  Raises ValueError for
+    shapes, an unknown estimator and overlapping arrays, TypeError for dtypes; then nothing is written.
     joschu.net/blog/kl-approx.html
 
     >>> from fastalign import kl_estimate
@@ -57,30 +57,8 @@ def kl_estimate(
     (0.049859, -0.349859)
     """
     estimator = arrays.kind("estimator", estimator, "kl")
-    engine = choose(backend, log_probs, ref_log_probs)
-    p, q = arrays.reals(log_probs=log_probs, ref_log_probs=ref_log_probs)
-    value, grad = _elementwise(engine, p, q, estimator, mask, 1.0, log_probs)
-    return KLEstimate(value, grad)
-
-
-def _elementwise(
-    engine: Engine,
-    p: Array,
-    q: Array,
-    estimator: str,
-    mask: Array | None,
-    weight: float,
-    like: Array,
-    *,
-    grad: bool = True,
-) -> tuple[Array, Array | None]:
-    kept = arrays.flags("mask", mask, p.shape)
-    flat = (p.size,)
-    value = engine.empty(flat, p.dtype, like)
-    slope = engine.empty(flat if grad else (0,), p.dtype, like)
-    inputs = (p.reshape(flat), q.reshape(flat))
-    engine.pointwise("kl", estimator, inputs, None if kept is None else kept.reshape(flat), (weight,), (value, slope))
-    return value.reshape(p.shape), slope.reshape(p.shape) if grad else None
+    names, given = ("log_probs", "ref_log_probs"), (log_probs, ref_log_probs)
+    return KLEstimate(*walk("kl", estimator, names, given, (), 1.0, 2, mask, out, backend)[1])
 
 
 def kl_penalty_reward(
@@ -90,6 +68,7 @@ def kl_penalty_reward(
     *,
     estimator: str = "p_log_ratio",
     mask: Array | None = None,
+    out: Array | None = None,
     backend: str | None = None,
 ) -> Array:
     """The KL penalty of each token: positive where the policy has moved away, to be subtracted from the reward.
@@ -97,7 +76,7 @@ def kl_penalty_reward(
     κ π (log π − log ref); or, by ``estimator``, κ times k1, k2 or k3 (see ``kl_estimate``)
 
     The default is a summand of the exact divergence, as in the curriculum; for sampled tokens k1 or k3 are the
-    unbiased ones.  π = 0 gives 0.  Shapes, dtypes, masks and errors as in ``kl_estimate``.
+    unbiased ones.  π = 0 gives 0.  Shapes, dtypes, masks and errors as in ``kl_estimate``; ``out`` receives the result.
 
     >>> from fastalign import kl_penalty_reward
     >>> kl_penalty_reward([-1.0], [-1.5], 0.2, estimator="k1").round(6).tolist()
@@ -105,9 +84,8 @@ def kl_penalty_reward(
     """
     estimator = arrays.kind("estimator", estimator, "kl")
     weight = arrays.number("kl_coef", kl_coef)
-    engine = choose(backend, policy_log_probs, ref_log_probs)
-    p, q = arrays.reals(policy_log_probs=policy_log_probs, ref_log_probs=ref_log_probs)
-    return _elementwise(engine, p, q, estimator, mask, weight, policy_log_probs, grad=False)[0]
+    names, given = ("policy_log_probs", "ref_log_probs"), (policy_log_probs, ref_log_probs)
+    return walk("kl", estimator, names, given, (), weight, 1, mask, out, backend)[1][0]
 
 
 class AdaptiveKLController:

@@ -13,7 +13,8 @@ from . import arrays
 from .arrays import Array
 from .dispatch import Engine, choose
 from .log_probs import prepare, reduce_sequences
-from .policy import kept_count, policy_options, policy_result
+from .elementwise import kept_count
+from .policy import policy_options, policy_result
 from .policy_rows import Rows, policy_rows
 from .preference import preference_loss
 

@@ -3,11 +3,9 @@
 import math
 from typing import NamedTuple
 
-import numpy as np
-
 from . import arrays
 from .arrays import Array
-from .dispatch import Engine, choose
+from .elementwise import walk
 
 
 class PolicyLoss(NamedTuple):
@@ -18,6 +16,8 @@ class PolicyLoss(NamedTuple):
     metrics: dict[str, float]
 
 
+NAMES = ("log_probs", "old_log_probs", "advantages")
+PPO_NAMES = ("new_log_probs", "old_log_probs", "advantages")
 RATES = ("approx_kl", "clip_ratio/region_mean", "clipfrac", "ratio_mean", "ratio_max")
 
 
@@ -32,6 +32,7 @@ def policy_loss(
     clip_high: float | None = None,
     log_ratio_clamp: float | None = 20.0,
     aggregation: str = "token_mean",
+    out: Array | None = None,
     backend: str | None = None,
 ) -> PolicyLoss:
     """Policy-gradient loss of tokens or actions, with its gradient and metrics, in one pass.
@@ -46,7 +47,9 @@ def policy_loss(
     clip binds: its branch is the minimum), clipfrac (r outside the range), ratio_mean; and ratio_max.
     The gradient is −r A wherever the unclipped branch is the minimum, also outside the range; at the bounds themselves
     it passes; A = 0 gives 0.  Masked elements are not read and get 0.  NaN propagates to the loss and its element.
-    Nothing kept: loss 0.0, gradients 0, metrics NaN.  Raises ValueError for shapes and options, TypeError for dtypes.
+    Nothing kept: loss 0.0, gradients 0, metrics NaN.  float32 arrays are computed in float32, within 4 eps of what
+    exact arithmetic makes of inputs a rounding away; float64 in float64.  ``out`` receives the gradient.
+    Raises ValueError for shapes, options and overlapping arrays, TypeError for dtypes; then nothing is written.
 
     >>> from fastalign import policy_loss
     >>> r = policy_loss([-1.5, -2.5], [-2.0, -2.0], [1.0, 1.0], clip_high=0.28)
@@ -54,27 +57,24 @@ def policy_loss(
     (-0.943265, [0.0, -0.303265], 1.0)
     """
     options = policy_options(loss_type, clip_low, clip_high, log_ratio_clamp, aggregation)
-    named = {"log_probs": log_probs, "old_log_probs": old_log_probs, "advantages": advantages}
-    return _policy_loss(named, mask, options, backend)
+    return _policy_loss(NAMES, (log_probs, old_log_probs, advantages), mask, options, out, backend)
 
 
 def _policy_loss(
-    named: dict[str, Array], mask: Array | None, options: "PolicyOptions", backend: str | None
+    names: tuple[str, ...],
+    given: tuple[Array, ...],
+    mask: Array | None,
+    options: "PolicyOptions",
+    out: Array | None,
+    backend: str | None,
 ) -> PolicyLoss:
     """Of new and old log-probabilities and advantages, under the names that the caller knows them by."""
-    like = next(iter(named.values()))
-    engine = choose(backend, *named.values())
-    inputs = arrays.reals(**named)
-    shape, dtype, flat = inputs[0].shape, inputs[0].dtype, (inputs[0].size,)
-    kept = arrays.flags("mask", mask, shape)
-    n = flat[0] if kept is None else kept_count(engine, kept)
-    grad = engine.empty(flat, dtype, like)
-    kept = None if kept is None else kept.reshape(flat)
-    weight = 1.0 / n if n and options.mean else 1.0
-    some = tuple(x.reshape(flat) for x in inputs)
-    tallies = engine.pointwise("policy", options.loss_type, some, kept, (*options.bounds, weight), (grad,))
+    share = None if options.mean else 1.0
+    tallies, (grad,), n, weight = walk(
+        "policy", options.loss_type, names, given, options.bounds, share, 1, mask, out, backend
+    )
     loss, metrics = policy_result(tallies, n, weight)
-    return PolicyLoss(loss, grad.reshape(shape), metrics)
+    return PolicyLoss(loss, grad, metrics)
 
 
 class PolicyOptions(NamedTuple):
@@ -85,6 +85,7 @@ class PolicyOptions(NamedTuple):
     mean: bool
 
 
+@arrays.remembered
 def policy_options(
     loss_type: str, clip_low: float, clip_high: float | None, log_ratio_clamp: float | None, aggregation: str
 ) -> PolicyOptions:
@@ -98,13 +99,16 @@ def policy_options(
 
 def policy_result(tallies: list[float], n: int, weight: float) -> tuple[float, dict[str, float]]:
     """Loss and metrics from the tallies of the family "policy" over ``n`` elements."""
-    rates = [*(x / n for x in tallies[1:5]), tallies[5]] if n else [math.nan] * 5
-    return tallies[0] * weight, dict(zip(RATES, rates, strict=True))
-
-
-def kept_count(engine: Engine, kept: Array) -> int:
-    """How many elements a mask keeps."""
-    return int(np.count_nonzero(engine.host(kept)))
+    loss, kl, binding, outside, ratio, most = tallies
+    if not n:
+        return loss * weight, dict.fromkeys(RATES, math.nan)
+    return loss * weight, {
+        "approx_kl": kl / n,
+        "clip_ratio/region_mean": binding / n,
+        "clipfrac": outside / n,
+        "ratio_mean": ratio / n,
+        "ratio_max": most,
+    }
 
 
 def ppo_loss(
@@ -114,6 +118,7 @@ def ppo_loss(
     clip_ratio: float = 0.2,
     *,
     mask: Array | None = None,
+    out: Array | None = None,
     backend: str | None = None,
 ) -> tuple[float, Array]:
     """(loss, ∂loss/∂new_log_probs) of PPO's clipped surrogate, averaged over all elements.
@@ -130,7 +135,12 @@ def ppo_loss(
     >>> round(loss, 6), grad.round(6).tolist()
     (-0.903265, [-0.303265, 0.0])
     """
-    clip = arrays.number("clip_ratio", clip_ratio, 0.0)
-    named = {"new_log_probs": new_log_probs, "old_log_probs": old_log_probs, "advantages": advantages}
-    result = _policy_loss(named, mask, PolicyOptions("ppo", (clip, clip, math.inf), True), backend)
+    given = (new_log_probs, old_log_probs, advantages)
+    result = _policy_loss(PPO_NAMES, given, mask, _ppo_options(clip_ratio), out, backend)
     return result.loss, result.grad_log_probs
+
+
+@arrays.remembered
+def _ppo_options(clip_ratio: float) -> PolicyOptions:
+    clip = arrays.number("clip_ratio", clip_ratio, 0.0)
+    return PolicyOptions("ppo", (clip, clip, math.inf), True)

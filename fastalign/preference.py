@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 
 from . import arrays
 from .arrays import Array
-from .dispatch import choose
+from .elementwise import walk
+
+RATES = ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins")
+NAMES = ("policy_chosen_logps", "policy_rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
 
 
 @dataclass
@@ -62,6 +65,7 @@ def preference_loss(
     loss_type: str = "sigmoid",
     beta: float = 0.1,
     label_smoothing: float = 0.0,
+    out: tuple[Array, Array, Array, Array] | None = None,
     backend: str | None = None,
 ) -> PreferenceLoss:
     """Mean preference loss of pairs of answers, with its gradients, in one pass.
@@ -72,62 +76,54 @@ def preference_loss(
     Sequence log-probabilities in nats, of one shape; without a reference both ref arguments are None and count as 0.
     Returns the mean over pairs (a float, summed in double), ∂loss/∂policy log-probabilities, the implicit rewards
     β h, and the metrics rewards/chosen, rewards/rejected, rewards/accuracies (z > 0), rewards/margins.  Arrays keep the
-    inputs' dtype; half precision gives float32.  Finite at every finite z; NaN propagates to the loss and its pair.
-    No pairs: loss 0.0, empty gradients, metrics NaN.  Raises ValueError for shapes, an unknown loss_type or options
-    out of range, TypeError for dtypes.
+    inputs' dtype; half precision gives float32.  float32 arrays are computed in float32, within 4 eps of what exact
+    arithmetic makes of inputs a rounding away.  Finite at every finite z; NaN propagates to the loss and its pair.
+    No pairs: loss 0.0, empty gradients, metrics NaN.  ``out``: four arrays, for the gradients and the rewards.  Raises
+    ValueError for shapes, an unknown loss_type, options out of range or overlapping arrays, TypeError for dtypes; then
+    nothing is written.
 
     >>> from fastalign import preference_loss
     >>> r = preference_loss([-12.5], [-14.0], [-13.0], [-13.2], beta=0.5)
     >>> round(r.loss, 7), float(r.grad_chosen[0].round(7))
     (0.4200553, -0.1714948)
     """
+    options = _options(loss_type, beta, label_smoothing)
+    logps = (policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    loss, outputs, metrics = _preference_loss(logps, *options, 4, out, backend)
+    return PreferenceLoss(loss, *outputs, metrics)
+
+
+@arrays.remembered
+def _options(loss_type: str, beta: float, label_smoothing: float) -> tuple[str, tuple[float, float]]:
+    """Checked: the loss_type, and the parameters of its rule."""
     loss_type = arrays.kind("loss_type", loss_type, "pair")
     beta = arrays.number("beta", beta, 0.0, above=True)
-    label_smoothing = arrays.number("label_smoothing", label_smoothing, 0.0, 1.0)
-    logps = (policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps)
-    return _preference_loss(*logps, loss_type, beta, label_smoothing, True, backend)
+    return loss_type, (beta, arrays.number("label_smoothing", label_smoothing, 0.0, 1.0))
 
 
 def _preference_loss(
-    policy_chosen_logps: Array,
-    policy_rejected_logps: Array,
-    ref_chosen_logps: Array | None,
-    ref_rejected_logps: Array | None,
+    logps: tuple[Array | None, ...],
     loss_type: str,
-    beta: float,
-    label_smoothing: float,
-    rewards: bool,
+    options: tuple[float, float],
+    wanted: int,
+    out: Any,
     backend: str | None,
-) -> PreferenceLoss:
-    """With checked options; without ``rewards`` the arrays of rewards stay empty and cost no memory."""
-    if (ref_chosen_logps is None) != (ref_rejected_logps is None):
+) -> tuple[float, tuple[Array, ...], dict[str, float]]:
+    """With checked options, the first ``wanted`` of the arrays."""
+    if (logps[2] is None) != (logps[3] is None):
         raise TypeError("only one of ref_chosen_logps and ref_rejected_logps is given; expected both or neither")
-    engine = choose(backend, policy_chosen_logps, policy_rejected_logps)
-    pc, pr, rc, rr = arrays.reals(
-        "ref_chosen_logps",
-        "ref_rejected_logps",
-        policy_chosen_logps=policy_chosen_logps,
-        policy_rejected_logps=policy_rejected_logps,
-        ref_chosen_logps=ref_chosen_logps,
-        ref_rejected_logps=ref_rejected_logps,
+    tallies, outputs, n, _ = walk(
+        "pair", loss_type, NAMES, logps, options, None, wanted, None, out, backend
     )
-    shape, n, like = pc.shape, pc.size, policy_chosen_logps
-    flat = (n,)
-    if rc is None:
-        rc = rr = engine.zeros(flat, pc.dtype, like)
-    inputs = tuple(x.reshape(flat) for x in (pc, pr, rc, rr))
-    outputs = tuple(engine.empty(flat if k < 2 or rewards else (0,), pc.dtype, like) for k in range(4))
-    params = (beta, label_smoothing, 1.0 / n if n else 0.0)
-    loss, *means = (x / n if n else x for x in engine.pointwise("pair", loss_type, inputs, None, params, outputs))
-    chosen, rejected, accuracy, margin = means if n else [float("nan")] * 4
-    metrics = {
-        "rewards/chosen": chosen,
-        "rewards/rejected": rejected,
-        "rewards/accuracies": accuracy,
-        "rewards/margins": margin,
-    }
-    shaped = [x.reshape(shape) if x.size == n else x for x in outputs]
-    return PreferenceLoss(loss, shaped[0], shaped[1], shaped[2], shaped[3], metrics)
+    if not n:
+        return 0.0, outputs, dict.fromkeys(RATES, float("nan"))
+    loss, chosen, rejected, accuracy, margin = tallies
+    return loss / n, outputs, {
+        "rewards/chosen": chosen / n,
+        "rewards/rejected": rejected / n,
+        "rewards/accuracies": accuracy / n,
+        "rewards/margins": margin / n,
+    }  # fmt: skip
 
 
 class DPOTrainer:
@@ -166,15 +162,16 @@ class DPOTrainer:
         chosen_reward, rejected_reward, reward_margin (means).
         """
         logps = (policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps)
-        result = _preference_loss(*logps, self.loss_type, self.beta, self.label_smoothing, False, self.backend)
+        options = _options(self.loss_type, self.beta, self.label_smoothing)
+        loss, grads, rates = _preference_loss(logps, *options, 2, None, self.backend)
         metrics = {
-            "loss": result.loss,
-            "accuracy": result.metrics["rewards/accuracies"],
-            "chosen_reward": result.metrics["rewards/chosen"],
-            "rejected_reward": result.metrics["rewards/rejected"],
-            "reward_margin": result.metrics["rewards/margins"],
+            "loss": loss,
+            "accuracy": rates["rewards/accuracies"],
+            "chosen_reward": rates["rewards/chosen"],
+            "rejected_reward": rates["rewards/rejected"],
+            "reward_margin": rates["rewards/margins"],
         }
-        return result.loss, metrics, result.grad_chosen, result.grad_rejected
+        return loss, metrics, grads[0], grads[1]
 
     def __repr__(self) -> str:
         options: dict[str, Any] = vars(self)

@@ -7,7 +7,9 @@ import numpy as np
 
 from . import arrays
 from .arrays import Array
-from .dispatch import choose
+from .elementwise import walk
+
+NAMES = ("reward_chosen", "reward_rejected", "margin")
 
 
 def reward_model_loss(
@@ -17,6 +19,7 @@ def reward_model_loss(
     loss_type: str = "bradley_terry",
     margin: Array | None = None,
     center_coef: float = 0.0,
+    out: tuple[Array, Array] | None = None,
     backend: str | None = None,
 ) -> tuple[float, Array, Array]:
     """(loss, ∂loss/∂reward_chosen, ∂loss/∂reward_rejected) of pairs of rewards, averaged over all elements.
@@ -26,27 +29,26 @@ def reward_model_loss(
     Arrays of one shape, (batch,) or (batch, 1) or any other; margin (arXiv:2307.09288) of that shape or None for 0;
     c = center_coef (arXiv:2312.09244).  Gradients have the shape and dtype of the rewards and are divided by their
     number.  Stable: the curriculum's 1e-10 inside the logarithm, which saturates its loss at 23.03, is not here.  NaN
-    propagates; no elements give 0.0.  Raises ValueError for shapes and options, TypeError for dtypes.
+    propagates; no elements give 0.0.  float32 arrays are computed in float32.  ``out``: a pair that receives the
+    gradients.  Raises ValueError for shapes, options and overlapping arrays, TypeError for dtypes; then nothing is
+    written.
 
     >>> from fastalign import reward_model_loss
     >>> loss, chosen, rejected = reward_model_loss([1.2], [0.7], margin=[0.3], center_coef=0.01)
     >>> round(loss, 7), chosen.round(6).tolist(), rejected.round(6).tolist()
     (0.6342389, [-0.412166], [0.488166])
     """
-    loss_type = arrays.kind("loss_type", loss_type, "reward")
-    center = arrays.number("center_coef", center_coef, 0.0)
-    engine = choose(backend, reward_chosen, reward_rejected)
-    won, lost, apart = arrays.reals(
-        "margin", reward_chosen=reward_chosen, reward_rejected=reward_rejected, margin=margin
-    )
-    n, flat = won.size, (won.size,)
-    if apart is None:
-        apart = engine.zeros(flat, won.dtype, reward_chosen)
-    grads = tuple(engine.empty(flat, won.dtype, reward_chosen) for _ in range(2))
-    weight = 1.0 / n if n else 0.0
-    inputs = tuple(x.reshape(flat) for x in (won, lost, apart))
-    (total,) = engine.pointwise("reward", loss_type, inputs, None, (center, weight), grads)
-    return total * weight, grads[0].reshape(won.shape), grads[1].reshape(won.shape)
+    kind, options = _options(loss_type, center_coef)
+    given = (reward_chosen, reward_rejected, margin)
+    tallies, grads, n, _ = walk(
+        "reward", kind, NAMES, given, options, None, 2, None, out, backend
+    )  # fmt: skip
+    return tallies[0] / n if n else 0.0, grads[0], grads[1]
+
+
+@arrays.remembered
+def _options(loss_type: str, center_coef: float) -> tuple[str, tuple[float]]:
+    return arrays.kind("loss_type", loss_type, "reward"), (arrays.number("center_coef", center_coef, 0.0),)
 
 
 class RewardModel:

@@ -164,13 +164,14 @@ def pointwise_at_once(str family, str kind, tuple inputs, tuple params, tuple ou
     """The tallies, if all arrays are plain ones of one shape and of float32 or float64, of ``most`` elements at most.
 
     None if they are not: nothing was written then.  What takes Python microseconds to find out takes this a fraction.
+    Outputs may be the first few only.
     """
     cdef Py_buffer[FA_INPUTS + FA_RESULTS] views
     cdef fa_pointwise work
     cdef int held = 0, count = len(inputs), k
     cdef Py_ssize_t n
     work.kind = find_kind(family, kind)
-    if count != work.kind.inputs or len(outputs) != work.kind.outputs or len(params) > FA_PARAMS:
+    if count != work.kind.inputs or len(outputs) > work.kind.outputs or len(params) > FA_PARAMS:
         return None
     try:
         for array in inputs:
@@ -178,17 +179,19 @@ def pointwise_at_once(str family, str kind, tuple inputs, tuple params, tuple ou
                 return None
             PyObject_GetBuffer(array, &views[held], PyBUF_FORMAT | PyBUF_C_CONTIGUOUS)
             held += 1
+        for k in range(work.kind.outputs):
+            work.out[k] = NULL
         for array in outputs:
             if type(array) is not ndarray:
                 return None
             PyObject_GetBuffer(array, &views[held], PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
             held += 1
         n = views[0].len // views[0].itemsize
-        if n > most or not alike(views, held):
+        if n > most or not alike(views, held) or overlapping(views, count, held):
             return None
         for k in range(count):
             work.in_[k] = views[k].buf
-        for k in range(work.kind.outputs):
+        for k in range(held - count):
             work.out[k] = views[count + k].buf
         for k in range(len(params)):
             work.p[k] = params[k]
@@ -217,6 +220,17 @@ cdef bint alike(const Py_buffer *views, int count) noexcept:
         if memcmp(views[k].shape, views[0].shape, views[0].ndim * sizeof(Py_ssize_t)) != 0:
             return False
     return True
+
+
+cdef bint overlapping(const Py_buffer *views, int inputs, int count) noexcept:
+    """Whether an output, from ``inputs`` on, shares memory with another array; all are of one size."""
+    cdef int k, j
+    cdef size_t size = views[0].len
+    for k in range(inputs, count):
+        for j in range(k):
+            if <size_t> views[k].buf < <size_t> views[j].buf + size and <size_t> views[j].buf < <size_t> views[k].buf + size:
+                return True
+    return False
 
 
 cdef list run_at_once(fa_pointwise *work, Py_ssize_t n):

@@ -19,6 +19,7 @@ LAYERS = [
     {"projection"},
     {"threads"},
     {"dispatch"},
+    {"elementwise"},
     {"policy_rows"},
     {"log_probs", "advantages", "preference", "policy", "divergence", "reward"},
     {"fused", "sweeps"},

@@ -456,7 +456,7 @@ def test_memory_stays_within_max_bytes(compiled, name):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_bits_do_not_depend_on_the_threads(compiled, threads, monkeypatch, dtype):
     monkeypatch.setattr("fastalign.threads.WORTH_SHARING", 2)
-    monkeypatch.setattr(dispatch, "CACHED", 1 << 13)
+    monkeypatch.setattr("fastalign.policy_rows.CACHED", 1 << 13)
     monkeypatch.setattr(sweeps, "WIDTH", 48)
     hidden, weight, tokens, bias = inputs(dtype)
     old, advantages = np.full((2, ROWS), -5, dtype)

@@ -105,6 +105,10 @@ def pointwise(*arguments: Any) -> None:
     core().pointwise(*arguments)
 
 
+def pointwise_at_once(*arguments: Any) -> list[float] | None:
+    return core().pointwise_at_once(*arguments)
+
+
 def scan(*arguments: Any) -> None:
     core().scan(*arguments)
 
