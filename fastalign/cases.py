@@ -268,15 +268,15 @@ OPERATIONS = {
     },
 }
 
-# Each shape with its reason.  A row tile is 512, a pointwise tile 128 and block 4096, a scan block 64 streams.
+# Each shape with its reason.  A row tile is 512 to 2048, a pointwise tile 128 and block 4096, a scan block 64 streams.
 SHAPES: dict[str, dict[str, Shape]] = {
     "row": {
         "one": (1, 1),
         "V=1": (3, 1),
         "odd": (5, 7),
-        "tile-1": (3, 511),
-        "tile": (3, 512),
-        "tile+1": (3, 513),
+        "tile-1": (2, 2047),
+        "tile": (2, 2048),
+        "tile+1": (2, 2049),
         "long": (2, 5003),
         "no rows": (0, 9),
     },

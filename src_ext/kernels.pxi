@@ -43,12 +43,12 @@ cdef extern from "vecmath.h" nogil:
 
 cdef extern from "rows.h" nogil:
     ctypedef struct fa_row:
-        double peak, total, weighted
+        double peak, total, weighted, squares, linear, top
         int sound
-    fa_row fa_row_state_float(const float *x, Py_ssize_t n, double scale, int entropy) noexcept
-    fa_row fa_row_state_double(const double *x, Py_ssize_t n, double scale, int entropy) noexcept
-    fa_row fa_row_state_f16(const unsigned short *x, Py_ssize_t n, double scale, int entropy) noexcept
-    fa_row fa_row_state_bf16(const unsigned short *x, Py_ssize_t n, double scale, int entropy) noexcept
+    fa_row fa_row_state_float(const float *x, Py_ssize_t n, double scale, int want) noexcept
+    fa_row fa_row_state_double(const double *x, Py_ssize_t n, double scale, int want) noexcept
+    fa_row fa_row_state_f16(const unsigned short *x, Py_ssize_t n, double scale, int want) noexcept
+    fa_row fa_row_state_bf16(const unsigned short *x, Py_ssize_t n, double scale, int want) noexcept
     void fa_row_slopes_float(const float *x, Py_ssize_t n, double scale, double peak, double rest, double a, double b,
                              float *out) noexcept
     void fa_row_slopes_double(const double *x, Py_ssize_t n, double scale, double peak, double rest, double a,
@@ -65,8 +65,6 @@ cdef extern from "rows.h" nogil:
     void fa_put_double(double *x, Py_ssize_t i, double value) noexcept
     void fa_put_f16(unsigned short *x, Py_ssize_t i, double value) noexcept
     void fa_put_bf16(unsigned short *x, Py_ssize_t i, double value) noexcept
-
-cdef extern from "fused.h" nogil:
     ctypedef struct fa_spans:
         pass
     fa_row fa_row_keep_float(const float *x, Py_ssize_t n, double scale, float *e, fa_spans *kept) noexcept

@@ -1,146 +1,331 @@
-/* Loops over one row; included by rows.h with REAL = float and REAL = double. */
+/* Loops over one row; included by rows.h for each KIND of logits: STORED as such, computed with as REAL. */
 
-#ifndef FASTALIGN_SEEN
-#define FASTALIGN_SEEN
-typedef struct { int nan, infinite; } fa_seen;
+#define VEC OF_REAL(fa_vec)
+#define WIDTH OF_REAL(FA_WIDTH)
+#define MAX OF_REAL(FA_MAX)
+#define EVERY OF_REAL(fa_every)
+#define EXP2 OF_REAL(fa_exp2)
+#define STEP (VECTORS * WIDTH)
+#define TILE (FA_ROW_TILE * WIDTH)
+#define EACH(k) FA_UNROLLED for (int k = 0; k < VECTORS; k++)
 
-FA_INLINE int fa_is_sound(double total)
+typedef struct { double total, weighted, squares, linear, top; } NAME(fa_tile_sums);
+
+FA_INLINE double NAME(fa_get)(const STORED *x, ptrdiff_t i)
 {
-    return total > 0.5 && total < (double)INFINITY;
-}
-#endif
-
-typedef struct {
-    REAL peak;
-    double total, weighted;
-} NAME(fa_running);
-
-FA_INLINE NAME(fa_running) NAME(fa_start)(void)
-{
-    NAME(fa_running) run = {-(REAL)INFINITY, 0.0, 0.0};
-    return run;
+    return (double)WIDEN(x[i]);
 }
 
-static FA_UNUSED REAL NAME(fa_tile_max)(const REAL *x, ptrdiff_t n)
+FA_INLINE void NAME(fa_put)(STORED *x, ptrdiff_t i, double value)
 {
-    KEY key = KEY_MIN;
-    FA_SIMD("omp simd reduction(max : key)")
-    for (ptrdiff_t i = 0; i < n; i++) {
-        const KEY v = NAME(fa_key)(x[i]);
-        key = v > key ? v : key;
+    x[i] = NARROW(value);
+}
+
+static FA_APART void NAME(fa_fill)(const STORED *x, ptrdiff_t n, STORED filled[STEP])
+{
+    for (ptrdiff_t k = 0; k < STEP; k++) filled[k] = k < n ? x[k] : (STORED)LOWEST;
+}
+
+/* Vectors from x; elements from n on, where x ends, are -inf. */
+FA_INLINE void NAME(fa_take)(const STORED *x, ptrdiff_t n, VEC v[VECTORS])
+{
+    STORED filled[STEP];
+    if (n < STEP) {
+        NAME(fa_fill)(x, n, filled);
+        x = filled;
     }
-    return NAME(fa_unkey)(key);
+    for (int k = 0; k < VECTORS; k += 2) NAME(fa_load2)(x + k * WIDTH, &v[k], &v[k + 1]);
 }
 
-/* Fold a tile into the running sums.  scale is narrow as the lanes are, exact is the same number in double.  Without
- * entropy the exponentials can be kept. */
-FA_INLINE void NAME(fa_push_keep)(NAME(fa_running) *run, const REAL *x, ptrdiff_t n, REAL scale, double exact,
-                                  int entropy, REAL *restrict keep)
+/* The other way; nothing is written from n on. */
+FA_INLINE void NAME(fa_give)(STORED *x, ptrdiff_t n, const VEC v[VECTORS])
 {
-    const REAL top = NAME(fa_tile_max)(x, n);
-    if (!(top <= run->peak)) { /* a NaN becomes the peak, and the row unsound */
-        const double shift = ((double)run->peak - (double)top) * exact;
-        const double f = run->peak == -(REAL)INFINITY ? 0.0 : exp(shift);
-        run->weighted = run->total > 0.0 ? f * (run->weighted + run->total * shift) : 0.0;
-        run->total *= f;
-        run->peak = top;
+    STORED filled[STEP], *to = n < STEP ? filled : x;
+    for (int k = 0; k < VECTORS; k += 2) NAME(fa_store2)(to + k * WIDTH, v[k], v[k + 1]);
+    if (n < STEP) memcpy(x, filled, (size_t)n * sizeof *x);
+}
+
+FA_INLINE REAL NAME(fa_sum_across)(VEC v[VECTORS])
+{
+    for (int half = VECTORS / 2; half > 0; half /= 2)
+        for (int k = 0; k < half; k++) v[k] += v[k + half];
+    return OF_REAL(fa_sum_of)(v[0]);
+}
+
+FA_INLINE REAL NAME(fa_top_across)(const VEC v[VECTORS])
+{
+    VEC top = v[0];
+    for (int k = 1; k < VECTORS; k++) top = MAX(v[k], top);
+    return OF_REAL(fa_top_of)(top);
+}
+
+/* The largest element that is not NaN. */
+static FA_UNUSED REAL NAME(fa_tile_top)(const STORED *x, ptrdiff_t n)
+{
+    VEC v[VECTORS], top[VECTORS];
+    EACH(k) top[k] = EVERY(-(REAL)INFINITY);
+    for (ptrdiff_t i = 0; i < n; i += STEP) {
+        NAME(fa_take)(x + i, n - i, v);
+        EACH(k) top[k] = MAX(v[k], top[k]);
     }
-    const REAL base = run->peak == -(REAL)INFINITY ? (REAL)0.0 : run->peak;
-    REAL sum = 0, weighted = 0;
-    if (entropy) {
-        FA_SIMD("omp simd reduction(+ : sum, weighted)")
-        for (ptrdiff_t i = 0; i < n; i++) {
-            const REAL t = (x[i] - base) * scale;
-            const REAL bounded = t < LOWEST ? LOWEST : t; /* exp(-inf) is not quite 0, and must not meet -inf */
-            const REAL e = EXP_FROM(bounded);
-            sum += e;
-            weighted += e * bounded;
+    return NAME(fa_top_across)(top);
+}
+
+/* What the exponentials are relative to: the offset of a peak.  t is what the loops make of the peak itself, not quite
+ * 0 where the offset was rounded, and unit its power.  Sums are divided by that: a sure token has exactly 1. */
+typedef struct { REAL octaves, offset; double t, unit; } NAME(fa_level);
+#define LEVEL_HOLDS(level) ((level).unit > 0.5 && (level).unit < 2) /* not beyond what octaves can be counted in */
+
+FA_INLINE NAME(fa_level) NAME(fa_level_of)(double peak, REAL octaves)
+{
+    const REAL top = peak > -(double)INFINITY ? (REAL)peak : 0, offset = FA_OFFSET(top, octaves);
+    const VEC t = OF_REAL(FA_FROM)(EVERY(top), octaves, offset);
+    const NAME(fa_level) level = {octaves, offset, (double)OF_REAL(fa_first)(t), (double)OF_REAL(fa_first)(EXP2(t))};
+    return level;
+}
+
+/* weighted is of octaves.  The exponentials are stored where keep says, if it does. */
+FA_INLINE NAME(fa_tile_sums)
+NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level, const int want, STORED *keep)
+{
+    const REAL octaves = level->octaves, offset = level->offset;
+    const VEC zero = {0}, lowest = EVERY(-(REAL)INFINITY);
+    VEC v[VECTORS], total[VECTORS], weighted[VECTORS], squares[VECTORS], linear[VECTORS], top[VECTORS];
+    EACH(k) total[k] = weighted[k] = squares[k] = linear[k] = zero, top[k] = lowest;
+    for (ptrdiff_t i = 0; i < n; i += STEP) {
+        NAME(fa_take)(x + i, n - i, v);
+        EACH(k) {
+            const VEC t = OF_REAL(FA_FROM)(v[k], octaves, offset), e = EXP2(t);
+            total[k] += e;
+            if (keep) v[k] = e;
+            if (want & FA_ENTROPY) weighted[k] += e * MAX(EVERY(LEAST), t); /* 0 must not meet -inf */
+            if (want & FA_MOMENTS) {
+                squares[k] += e * e;
+                top[k] = MAX(v[k], top[k]);
+                if (n - i >= STEP) linear[k] += v[k];
+            }
         }
-    } else if (keep) {
-        FA_SIMD("omp simd reduction(+ : sum)")
-        for (ptrdiff_t i = 0; i < n; i++) {
-            const REAL e = EXP_FROM((x[i] - base) * scale);
-            sum += keep[i] = e;
+        if (keep) NAME(fa_give)(keep + i, n - i, v);
+    }
+    NAME(fa_tile_sums) sums = {0, 0, 0, 0, 0};
+#define ACROSS(lanes) (double)NAME(fa_sum_across)(lanes)
+    sums.total = ACROSS(total);
+    if (want & FA_ENTROPY) sums.weighted = ACROSS(weighted);
+    if (want & FA_MOMENTS) {
+        sums.squares = ACROSS(squares);
+        sums.linear = ACROSS(linear);
+        if (!(sums.linear > -(double)INFINITY && sums.linear < (double)INFINITY)) { /* an infinity, or just too large */
+            sums.linear = 0;
+            for (ptrdiff_t i = 0; i < n; i++) sums.linear += NAME(fa_get)(x, i);
+        } else {
+            for (ptrdiff_t i = n - n % STEP; i < n; i++) sums.linear += NAME(fa_get)(x, i);
         }
-    } else {
-        FA_SIMD("omp simd reduction(+ : sum)")
-        for (ptrdiff_t i = 0; i < n; i++) sum += EXP_FROM((x[i] - base) * scale);
+        sums.top = NAME(fa_top_across)(top);
     }
-    run->total += (double)sum;
-    run->weighted += (double)weighted;
+#undef ACROSS
+    return sums;
 }
 
-static FA_UNUSED void NAME(fa_push)(NAME(fa_running) *run, const REAL *x, ptrdiff_t n, REAL scale, double exact,
-                                    int entropy)
+static FA_UNUSED NAME(fa_tile_sums) NAME(fa_tile)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level, int want)
 {
-    NAME(fa_push_keep)(run, x, n, scale, exact, entropy, NULL);
+    if (want == 0) return NAME(fa_sweep)(x, n, level, 0, NULL);
+    if (want == FA_ENTROPY) return NAME(fa_sweep)(x, n, level, FA_ENTROPY, NULL);
+    return NAME(fa_sweep)(x, n, level, FA_ENTROPY | FA_MOMENTS, NULL);
 }
 
-/* What an unsound row holds. */
-static FA_UNUSED void NAME(fa_look)(fa_seen *seen, const REAL *x, ptrdiff_t n)
+/* A part with NaN, with infinities, of nothing but -inf, or beyond what octaves can be counted in: by double. */
+static FA_UNUSED fa_row NAME(fa_row_plain)(const STORED *x, ptrdiff_t n, double scale)
 {
+    fa_row row = {-(double)INFINITY, 0, 0, 0, 0, -(double)INFINITY, 1};
     for (ptrdiff_t i = 0; i < n; i++) {
-        seen->nan |= x[i] != x[i];
-        seen->infinite |= x[i] == (REAL)INFINITY;
+        const double value = NAME(fa_get)(x, i);
+        row.linear += value;
+        row.top = row.top >= value || row.top != row.top ? row.top : value;
     }
-}
-
-static FA_UNUSED fa_row NAME(fa_finish)(const NAME(fa_running) *run, fa_seen seen)
-{
-    if (fa_is_sound(run->total)) {
-        const fa_row row = {(double)run->peak, run->total, run->weighted, 1};
-        return row;
+    row.peak = row.top;
+    row.sound = row.peak - row.peak == 0;
+    if (!row.sound) row.total = 1;
+    for (ptrdiff_t i = 0; i < n && row.sound; i++) {
+        const double t = (NAME(fa_get)(x, i) - row.peak) * scale, e = exp(t);
+        row.total += e;
+        row.weighted += e > 0 ? e * t : 0;
+        row.squares += e * e;
     }
-    const double limit = seen.nan ? (double)NAN : seen.infinite ? (double)INFINITY : -(double)INFINITY;
-    const fa_row row = {limit, 1.0, 0.0, 0};
     return row;
 }
 
-static FA_UNUSED fa_row NAME(fa_row_state)(const REAL *x, ptrdiff_t n, double scale, int entropy)
+#ifdef KEEPS
+/* From ``at`` on, exponentials are relative to a level.  Where spans run out, as in a row that rises from end to end, all
+ * before become one: multiplied to what they are relative to the new one. */
+static FA_UNUSED void NAME(fa_note)(fa_spans *spans, STORED *e, ptrdiff_t at, double peak, double unit, double scale)
 {
-    NAME(fa_running) run = NAME(fa_start)();
-    for (ptrdiff_t at = 0; at < n; at += FA_ROW_TILE)
-        NAME(fa_push)(&run, x + at, n - at < FA_ROW_TILE ? n - at : FA_ROW_TILE, (REAL)scale, scale, entropy);
-    fa_seen seen = {0, 0};
-    if (!fa_is_sound(run.total)) NAME(fa_look)(&seen, x, n);
-    return NAME(fa_finish)(&run, seen);
+    const int last = spans->count - 1;
+    if (last >= 0 && spans->peak[last] == peak) return;
+    if (last == FA_SPANS - 1) {
+        for (int k = 0; k <= last; k++) {
+            const ptrdiff_t end = k < last ? spans->from[k + 1] : at;
+            const REAL factor = (REAL)(exp((spans->peak[k] - peak) * scale) * unit / spans->unit[k]);
+            for (ptrdiff_t i = spans->from[k]; i < end; i++) e[i] *= factor;
+        }
+        spans->count = 0;
+        at = 0;
+    }
+    spans->from[spans->count] = at;
+    spans->peak[spans->count] = peak;
+    spans->unit[spans->count++] = unit;
+}
+#else
+FA_INLINE void NAME(fa_note)(fa_spans *spans, STORED *e, ptrdiff_t at, double peak, double unit, double scale)
+{
+    (void)spans, (void)e, (void)at, (void)peak, (void)unit, (void)scale;
+}
+#endif
+
+static FA_UNUSED void NAME(fa_raise)(fa_row *row, REAL top, double scale)
+{
+    if (!((double)top > row->peak)) return;
+    const double shift = (row->peak - (double)top) * scale, f = row->total > 0 ? exp(shift) : 0;
+    row->weighted = f > 0 ? f * (row->weighted + row->total * shift) : 0;
+    row->squares *= f * f;
+    row->total *= f;
+    row->peak = (double)top;
 }
 
-/* out = p (a + b log p), log p = scale (x - peak) - rest, 0 where p is nothing.  out may be x. */
-static FA_UNUSED void NAME(fa_row_slopes)(const REAL *x, ptrdiff_t n, double scale, double peak, double rest, double a,
-                                          double b, REAL *out)
+/* The state of n neighbours; what is summed at once, whoever sums it.  With spans the exponentials stay in keep, which
+ * may be x, each tile's relative to the level of its time. */
+FA_INLINE fa_row NAME(fa_fold)(const STORED *x, ptrdiff_t n, double scale, int want, STORED *keep, fa_spans *spans)
 {
-    const REAL base = (REAL)peak, s = (REAL)scale, r = (REAL)rest, a_ = (REAL)a, b_ = (REAL)b;
-    if (b_ == 0) {
-        FA_SIMD("omp simd")
-        for (ptrdiff_t i = 0; i < n; i++) {
-            const REAL t = (x[i] - base) * s - r;
-            const REAL p = EXP_FROM(t);
-            out[i] = t < LOWEST ? (REAL)0.0 : p * a_;
+    const REAL octaves = (REAL)(scale * FA_LOG2E);
+    STORED aside[TILE];
+    fa_row row = {-(double)INFINITY, 0, 0, 0, 0, -(double)INFINITY, 1};
+    NAME(fa_raise)(&row, NAME(fa_tile_top)(x, n < FA_ROW_FIRST ? n : FA_ROW_FIRST), scale);
+    NAME(fa_level) level = NAME(fa_level_of)(row.peak, octaves);
+    if (spans) spans->count = 0;
+    for (ptrdiff_t at = 0; at < n; at += TILE) {
+        const ptrdiff_t m = n - at < TILE ? n - at : TILE;
+        STORED *to = !spans ? NULL : keep == x ? aside : keep + at;
+        NAME(fa_tile_sums) sums =
+            spans ? NAME(fa_sweep)(x + at, m, &level, 0, to) : NAME(fa_tile)(x + at, m, &level, want);
+        if (!(sums.total <= (row.peak > -(double)INFINITY ? FA_ROW_BOUND : 0)) || !LEVEL_HOLDS(level)) {
+            fa_row raised = row;
+            NAME(fa_raise)(&raised, NAME(fa_tile_top)(x + at, m), scale);
+            level = NAME(fa_level_of)(raised.peak, octaves);
+            sums = spans ? NAME(fa_sweep)(x + at, m, &level, 0, to) : NAME(fa_tile)(x + at, m, &level, want);
+            if (!(sums.total <= FA_ROW_BOUND) || !LEVEL_HOLDS(level)) {
+                if (spans) spans->end = at;
+                row.sound = row.total > 0.5;
+                raised = NAME(fa_row_plain)(x + at, n - at, scale);
+                return at ? fa_row_merge(row, raised, scale) : raised;
+            }
+            row = raised;
         }
-    } else {
-        FA_SIMD("omp simd")
-        for (ptrdiff_t i = 0; i < n; i++) {
-            const REAL t = (x[i] - base) * s - r;
-            const REAL p = EXP_FROM(t);
-            out[i] = t < LOWEST ? (REAL)0.0 : p * (a_ + b_ * t);
+        if (spans) {
+            if (keep == x) memcpy(keep + at, aside, (size_t)m * sizeof *x);
+            NAME(fa_note)(spans, keep, at, row.peak, level.unit, scale);
         }
+        row.total += sums.total / level.unit;
+        row.weighted += (sums.weighted - level.t * sums.total) / (level.unit * FA_LOG2E);
+        row.squares += sums.squares / (level.unit * level.unit);
+        row.linear += sums.linear;
+        row.top = sums.top > row.top ? sums.top : row.top;
+    }
+    if (spans) spans->end = n;
+    row.sound = row.total > 0.5; /* else there is nothing but -inf */
+    if (!row.sound) row.total = 1;
+    return row;
+}
+
+static FA_UNUSED fa_row NAME(fa_row_part)(const STORED *x, ptrdiff_t n, double scale, int want)
+{
+    return NAME(fa_fold)(x, n, scale, want, NULL, NULL);
+}
+
+static FA_UNUSED fa_row NAME(fa_row_state)(const STORED *x, ptrdiff_t n, double scale, int want)
+{
+    fa_row row = NAME(fa_row_part)(x, n < FA_ROW_CUT ? n : FA_ROW_CUT, scale, want);
+    for (ptrdiff_t at = FA_ROW_CUT; at < n; at += FA_ROW_CUT) {
+        const ptrdiff_t m = n - at < FA_ROW_CUT ? n - at : FA_ROW_CUT;
+        row = fa_row_merge(row, NAME(fa_row_part)(x + at, m, scale, want), scale);
+    }
+    return row;
+}
+
+/* out = p (a + b log2 p), p relative to base. */
+FA_INLINE void NAME(fa_bend)(const STORED *x, ptrdiff_t n, REAL base, REAL octaves, REAL a, REAL b, STORED *out,
+                             const int curved)
+{
+    VEC v[VECTORS];
+    for (ptrdiff_t i = 0; i < n; i += STEP) {
+        NAME(fa_take)(x + i, n - i, v);
+        EACH(k) {
+            const VEC t = (v[k] - base) * octaves, e = EXP2(t);
+            v[k] = OF_REAL(FA_UNLESS_BELOW)(t, LEAST, curved ? e * (a + b * t) : e * a);
+        }
+        NAME(fa_give)(out + i, n - i, v);
     }
 }
 
-FA_INLINE double NAME(fa_get)(const REAL *x, ptrdiff_t i)
+/* out = p (a + b log p), log p = scale (x - peak) - rest, 0 where p is nothing.  out may be x. */
+static FA_UNUSED void NAME(fa_row_slopes)(const STORED *x, ptrdiff_t n, double scale, double peak, double rest, double a,
+                                          double b, STORED *out)
 {
-    return (double)x[i];
+    const double near = peak + rest / scale;
+    const REAL octaves = (REAL)(scale * FA_LOG2E);
+    const REAL base = (REAL)near > -(REAL)INFINITY && (REAL)near < (REAL)INFINITY ? (REAL)near : (REAL)peak;
+    const double left = ((double)base - peak) * scale - rest, f = exp(left);
+    if (b == 0)
+        NAME(fa_bend)(x, n, base, octaves, (REAL)(a * f), 0, out, 0);
+    else
+        NAME(fa_bend)(x, n, base, octaves, (REAL)((a + b * left) * f), (REAL)(b * f / FA_LOG2E), out, 1);
 }
 
-FA_INLINE void NAME(fa_put)(REAL *x, ptrdiff_t i, double value)
+/* fa_row_state without entropy, with the same bits, that leaves the exponentials in e, which may be x. */
+static FA_UNUSED fa_row NAME(fa_row_keep)(const STORED *x, ptrdiff_t n, double scale, STORED *e, fa_spans *spans)
 {
-    x[i] = (REAL)value;
+#ifdef KEEPS
+    if (n <= FA_ROW_CUT) return NAME(fa_fold)(x, n, scale, 0, e, spans);
+#endif
+    (void)e;
+    spans->count = 0;
+    spans->end = 0;
+    return NAME(fa_row_state)(x, n, scale, 0);
 }
 
+/* fa_row_slopes with b = 0, from the exponentials in out; x is where they were not kept. */
+static FA_UNUSED void NAME(fa_row_scale)(const STORED *x, ptrdiff_t n, double scale, double peak, double rest, double a,
+                                         const fa_spans *spans, STORED *out)
+{
+#ifdef KEEPS
+    for (int k = 0; k < spans->count; k++) {
+        const ptrdiff_t end = k + 1 < spans->count ? spans->from[k + 1] : spans->end;
+        const REAL factor = (REAL)(a * exp((spans->peak[k] - peak) * scale - rest) / spans->unit[k]);
+        for (ptrdiff_t i = spans->from[k]; i < end; i += STEP) {
+            VEC v[VECTORS];
+            NAME(fa_take)(out + i, end - i, v);
+            EACH(j) v[j] = OF_REAL(FA_UNLESS_BELOW)(v[j], LEAST_EXP, v[j] * factor);
+            NAME(fa_give)(out + i, end - i, v);
+        }
+    }
+#endif
+    if (spans->end < n) NAME(fa_row_slopes)(x + spans->end, n - spans->end, scale, peak, rest, a, 0, out + spans->end);
+}
+
+#undef VEC
+#undef WIDTH
+#undef MAX
+#undef EVERY
+#undef EXP2
+#undef STEP
+#undef TILE
+#undef LEVEL_HOLDS
+#undef KEEPS
+#undef LEAST_EXP
+#undef VECTORS
+#undef EACH
+#undef KIND
+#undef STORED
 #undef REAL
-#undef KEY
-#undef KEY_MIN
-#undef NAME
-#undef EXP_FROM
 #undef LOWEST
+#undef LEAST
+#undef WIDEN
+#undef NARROW

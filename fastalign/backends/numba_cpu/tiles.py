@@ -2,7 +2,8 @@
 
 import numpy as np
 
-TILE = 512
+# Summed in lanes of the row's own precision, across tiles in double.  512: 20 % slower (set-up); 8192: out of L1.
+TILE = 2048
 
 
 def tile_max(x):
@@ -15,30 +16,30 @@ def tile_max(x):
     return integer(top ^ integer((top >> integer(sign_shift)) & integer(magnitude))).view(real)
 
 
-def tile_sum(x, base, scale):
+def tile_sum(x, base, octaves):
+    """Sum of exponentials relative to base; octaves is how many of them a logit of 1 is."""
     total = real(0.0)
     for i in range(x.size):
-        total += exp((x[i] - base) * scale)
+        total += exp2((x[i] - base) * octaves)
     return total
 
 
-def tile_sums(x, base, scale):
-    """Also the sum of exp(t) t; exp(-inf) is not quite 0 and must not meet -inf."""
+def tile_sums(x, base, octaves):
+    """Also the sum of 2^t t, in octaves; 0 must not meet -inf."""
     total, weighted = real(0.0), real(0.0)
     for i in range(x.size):
-        t = (x[i] - base) * scale
-        bounded = lowest if t < lowest else t
-        e = exp(bounded)
+        t = (x[i] - base) * octaves
+        e = exp2(t)
         total += e
-        weighted += e * bounded
+        weighted += e * (lowest if t < lowest else t)
     return total, weighted
 
 
-def tile_slopes(x, base, scale, rest, a, b, out):
-    """out = p (a + b log p), 0 where p is nothing; out may be x."""
+def tile_slopes(x, base, octaves, a, b, out):
+    """out = p (a + b log2 p), 0 where p is nothing; out may be x."""
     for i in range(x.size):
-        t = (x[i] - base) * scale - rest
-        p = exp(t)
+        t = (x[i] - base) * octaves
+        p = exp2(t)
         out[i] = real(0.0) if t < lowest else p * (a + b * t)
 
 
