@@ -115,7 +115,7 @@ def _log_probs_backward(
     linear: Linear, side: Side, slopes: dict[str, Any], lse: Any, entropy: Any, gradients: Gradients
 ) -> np.ndarray:
     curved, whole = slopes["grad_entropy"] is not None, linear.whole(side.rows.n)
-    if lse is not None and linear.projection.real == np.float32 and (np.isfinite(lse) & (np.abs(lse) > FAR)).any():
+    if lse is not None and linear.projection.real == np.float32 and (np.abs(lse) > FAR).any():
         lse = None
     if lse is None or (curved and entropy is None):
         if whole is not None:
@@ -170,7 +170,7 @@ def linear_policy_loss(
     hidden, weight, bias, tokens, max_bytes, precision and repeatability as in ``linear_log_probs`` and its gradient;
     the loss, its options, metrics, masks, special values and errors as in ``policy_loss_from_logits``.  As many whole
     rows of logits as max_bytes holds are there at a time, from the product to the gradients; where it holds fewer than
-    64, narrower tiles are computed twice.
+    48, narrower tiles are computed twice.
 
     >>> import numpy as np
     >>> from fastalign import linear_policy_loss

@@ -131,10 +131,12 @@ class Projection:
         """Rows of a tile that wide.
 
         An eighth of max_bytes is for a piece of the weights' gradient, another for weights that must be widened, the
-        rest for the tile and three times its hidden states: gathered, their gradient, and a part of that.
+        rest for the tile, what its rows' blocks give, and three times its hidden states: gathered, their gradient, and
+        a part of that.
         """
         share = self.max_bytes - self.max_bytes // 8 * (1 if self.direct else 2)
-        return max(1, share // max(1, (width + 3 * self.features) * self.real.itemsize))
+        blocks = -(-self.vocabulary // max(1, width))
+        return max(1, share // ((width + 3 * self.features) * self.real.itemsize + 64 * max(1, blocks)))
 
     def tiles(self, n: int, blocks: Blocks) -> tuple[Blocks, np.ndarray]:
         """``n`` rows in parts, and memory for a tile of them."""
