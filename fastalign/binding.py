@@ -3,7 +3,7 @@
     exact = Binding(lambda f: f, math=mpmath)          the shipped formulas, in fifty digits
     exact.rules.pair_sigmoid(h_w, h_l, beta, eps)      one formula
     exact.element("pair", "sigmoid")                   the family's frame around it: the step over one element
-    exact.drive(loop, "pair_sigmoid", rule=...)        a loop whose free names mean compiled functions
+    exact.drive(loop, "pair_sigmoid", njit, rule=...)  a loop whose free names mean compiled functions
 
 A rule finds the rules it calls in its globals, so it is the namespace that is rebuilt.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 from .rules import FAMILIES, FILES, Family
 
-__all__ = ["FAMILIES", "STAMP", "Binding", "Family", "family", "stamp_of"]
+__all__ = ["FAMILIES", "STAMP", "Binding", "Family", "clone", "family", "stamp_of"]
 
 FOLDER = Path(__file__).parent / "rules"
 
@@ -54,34 +54,46 @@ def family(prefix: str) -> tuple[str, ...]:
 
 
 class Binding:
-    """The rules compiled by ``compile``, with ``world`` in place of their globals of those names."""
+    """The rules compiled by ``compile``, with ``world`` in place of their globals of those names.
 
-    def __init__(self, compile: Callable[[Any], Any], **world: Any) -> None:
-        self.compile, self.world = compile, world
+    ``real`` is what their constants become: with numpy.float32, and with such arguments, they compute in float32.
+    ``mark`` ends the names of what is compiled, which a cache on disk knows them by.
+    """
+
+    def __init__(
+        self, compile: Callable[[Any], Any], real: Callable[[float], Any] = float, mark: str = "", **world: Any
+    ) -> None:
+        self.compile, self.real, self.mark, self.world = compile, real, mark, world
         self._space: dict[str, Any] = {}
         plain = {name: f for name, f in _functions().items() if not name.startswith("frame_")}
         for f in plain.values():
             self._space.update({k: v for k, v in f.__globals__.items() if k not in plain and not k.startswith("__")})
         self._space.update(world)
         for name, f in plain.items():
-            self._space[name] = compile(_clone(f, self._space, name))
+            self._space[name] = compile(clone(f, self._space, name, real))
         self.rules = SimpleNamespace(**{name: self._space[name] for name in plain})
 
     def element(self, family: str, kind: str) -> Any:
         """The step of ``family`` over one element, for the rule ``kind``."""
         frame = _functions()[f"frame_{family}"]
         space = {**self._space, "rule": self._space[f"{family}_{kind}"]}
-        return self.compile(_clone(frame, space, f"frame_{family}_{kind}"))
+        return self.compile(clone(frame, space, f"frame_{family}_{kind}", self.real))
 
-    def drive(self, loop: Any, name: str, compile: Callable[..., Any] | None = None, **free: Any) -> Any:
+    def drive(self, loop: Any, name: str, compile: Callable[..., Any], **free: Any) -> Any:
         """``loop`` compiled, with its free names meaning what ``free`` says; ``name`` tells its versions apart."""
-        clone = _clone(loop, {**loop.__globals__, **free}, f"{loop.__name__}_{name}")
-        return (compile or self.compile)(clone)
+        own = clone(loop, {**loop.__globals__, **free}, f"{loop.__name__}_{name}{self.mark}")
+        return compile(own)
 
 
-def _clone(function: Any, space: dict[str, Any], name: str) -> FunctionType:
+def clone(function: Any, space: dict[str, Any], name: str, real: Callable[[float], Any] = float) -> FunctionType:
+    """``function`` with ``space`` as its globals, and its constants made ``real``."""
+
+    def made(x: Any) -> Any:
+        return tuple(map(made, x)) if isinstance(x, tuple) else real(x) if type(x) is float else x
+
     # Numba keys its disk cache by qualified name and line, not by the callees: without the stamp an edited rule
     # would be served stale, and two rules would share one entry.
-    copy = FunctionType(function.__code__, space, name, function.__defaults__, function.__closure__)
+    code = function.__code__.replace(co_consts=made(function.__code__.co_consts))
+    copy = FunctionType(code, space, name, function.__defaults__, function.__closure__)
     copy.__qualname__, copy.__module__ = f"{name}_{STAMP}", function.__module__
     return copy

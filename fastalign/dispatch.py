@@ -74,7 +74,7 @@ def _known(backend: str | None, source: str) -> None:
 def warmup(backend: str | None = None) -> None:
     """Load or compile what the first calls of ``backend`` would wait for; None: the default one.
 
-    Numba still compiles again, for half a second, where a call's arrays are read-only.
+    Numba still compiles the row kernels again, for half a second, where logits are read-only.
 
     Raises ValueError for an unknown name, RuntimeError for a backend that cannot be used here.
 

@@ -157,8 +157,9 @@ def test_masked_elements_are_not_read(backend, dtype):
         x[~kept] = NAN
     got = policy_loss(a, b, c, mask=kept, backend=backend)
     np.testing.assert_array_equal(got.grad_log_probs[kept], want.grad_log_probs)
-    assert got.loss == pytest.approx(want.loss, rel=1e-12) and not got.grad_log_probs[~kept].any()
-    assert got.metrics == pytest.approx(want.metrics, rel=1e-12)
+    near = 1e-12 if dtype == "float64" else 1e-6  # float32 may be summed in another order
+    assert got.loss == pytest.approx(want.loss, rel=near) and not got.grad_log_probs[~kept].any()
+    assert got.metrics == pytest.approx(want.metrics, rel=near)
 
 
 def test_ignore_index(backend):

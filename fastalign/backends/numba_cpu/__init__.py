@@ -1,12 +1,14 @@
 """Backend "numba": the shapes in Python, compiled when first called.
 
-a) exp for rows is our own: libm's is a scalar call, and pip's Numba has no vector library.  Its magic-number rounding
-   allows contraction but no reassociation; the sums around it are reassociated by name.  Never nnan or ninf.
-b) One-dimensional loops over contiguous slices: two-dimensional indexing inside costs 2.6 times as much.
+a) exp and its kin are our own (vecmath.py): libm's are scalar calls, and pip's Numba has no vector library.  Rounding
+   by a magic number allows contraction but no reassociation; sums are reassociated by name.  Never nnan or ninf.
+b) One-dimensional loops over contiguous memory: two-dimensional indexing inside costs 2.6 times as much.  Where a loop
+   reads and writes many arrays it does so through access.py, which tells the compiler that they lie apart.
 c) None becomes an array of size 0 before a kernel is called: optional types would compile every combination.
 d) error_model="numpy": a division is one instruction instead of a check that can raise.
 e) A loop is a plain function with free names, which Binding.drive fills in: the rule, or what a dtype needs.
-f) The disk cache is off unless FASTALIGN_NUMBA_CACHE=1: where no folder can be written it fails at import.
+f) Signatures are given, with read-only inputs: an array that cannot be written needs no version of its own.
+g) The disk cache is off unless FASTALIGN_NUMBA_CACHE=1: where no folder can be written it fails at import.
 """
 
 from typing import Any
@@ -16,11 +18,12 @@ import numpy as np
 from ...binding import FAMILIES, family
 from .elements import pointwise_kernel
 from .group import group_kernels
-from .recurrence import scan_kernel
+from .recurrence import chain, scan_kernel, sweep, walk
 from .row import row_kernels
 
 Array = np.ndarray
 NOTHING = {name: np.empty(0, name) for name in ("float32", "float64", "uint8")}
+NO_NUMBERS = {name: np.empty((0, 0), name) for name in ("float32", "float64")}
 NO_FLAGS = np.empty((0, 0), np.uint8)
 
 
@@ -62,7 +65,7 @@ def pointwise(
     name: str, kind: str, inputs: tuple[Array, ...], mask: Any, params: Any, outputs: Any, partials: Array
 ) -> None:
     mask = NOTHING["uint8"] if mask is None else mask
-    pointwise_kernel(name, kind)(inputs, mask, tuple(map(float, params)), outputs, partials)
+    pointwise_kernel(name, kind, inputs[0].dtype.name)(inputs, mask, tuple(map(float, params)), outputs, partials)
 
 
 def scan(
@@ -81,16 +84,26 @@ def scan(
     out: Array,
     returns: Any,
 ) -> None:
-    none = np.empty((0, 0), rewards.dtype)
-    values, next_values, final_values, returns = (
-        none if x is None else x for x in (values, next_values, final_values, returns)
-    )
-    truncated, mask = (NO_FLAGS if x is None else x for x in (truncated, mask))
+    dtype, streams = rewards.dtype.name, len(rewards) if layout == "NT" else rewards.shape[1]
     last_values = _given(last_values, rewards)
-    scan_kernel(kind)(
-        rewards, values, next_values, final_values, last_values, terminated, truncated, mask, gamma, lam,
-        layout == "TN", out, returns,
-    )  # fmt: skip
+    plain = next_values is None and truncated is None and mask is None and (values is None) == (returns is None)
+    values, next_values, final_values, returns = (
+        NO_NUMBERS[dtype] if x is None else x for x in (values, next_values, final_values, returns)
+    )
+    if not plain:
+        truncated, mask = (NO_FLAGS if x is None else x for x in (truncated, mask))
+        scan_kernel(walk, kind, dtype, True)(
+            rewards, values, next_values, final_values, last_values, terminated, truncated, mask, gamma, lam,
+            layout == "TN", out, returns,
+        )  # fmt: skip
+    elif layout == "TN" and streams > 1:
+        scan_kernel(sweep, kind, dtype, values.size > 0)(
+            rewards, values, last_values, terminated, gamma, lam, out, returns
+        )
+    else:
+        scan_kernel(chain, kind, dtype, values.size > 0)(
+            rewards, values, last_values, terminated, gamma, lam, out, returns, streams
+        )
 
 
 def group_reduce(values: Array, offsets: Array, mask: Any, mean: bool, out: Array, counts: Array) -> None:
@@ -112,12 +125,12 @@ def warmup() -> None:
         row_forward(x, kind, ids, None, 1.0, a, b, c)
         row_backward(x, kind, ids, None, 1.0, a, b, c, b, c, x.copy())
     for real in ("float32", "float64"):
-        for name, shape in FAMILIES.items():
-            inputs, outputs = (tuple(np.zeros(1, real) for _ in some) for some in (shape.inputs, shape.outputs))
+        for name in FAMILIES:
             for kind in family(name):
-                pointwise(name, kind, inputs, None, (1.0,) * len(shape.params), outputs, np.zeros((1, shape.tallies)))
-        x, ends = np.zeros((1, 1), real), np.zeros((1, 1), np.uint8)
+                pointwise_kernel(name, kind, real)
         for kind in family("scan"):
-            scan(kind, x, x, None, None, None, ends, None, None, 1.0, 1.0, "TN", x.copy(), x.copy())
+            for loop in (sweep, chain, walk):
+                scan_kernel(loop, kind, real, loop is walk or kind == "gae")
+        x = np.zeros((1, 1), real)
         group_reduce(x[0], np.array([0, 1]), None, False, np.zeros(1, real), np.zeros(1, np.int64))
         group_spread(x[0], np.array([0, 1]), None, False, np.ones(1, np.int64), np.zeros(1, real))

@@ -1,22 +1,53 @@
 """How loops are compiled, and the rules as they call them."""
 
 import os
+import zlib
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from numba import njit
+import numpy as np
+from numba import njit as compiler
+from numba import types
 
 from ...binding import Binding
+from .vecmath import vecmath
+
+njit: Any = compiler  # not all of its options are in its annotations
 
 
-def jit(**options: Any) -> Any:
-    return njit(nogil=True, error_model="numpy", cache=os.environ.get("FASTALIGN_NUMBA_CACHE") == "1", **options)
+def jit(*signature: Any, **options: Any) -> Any:
+    """With a signature it compiles at once, for these types and those that convert to them, and never again."""
+    kept = os.environ.get("FASTALIGN_NUMBA_CACHE") == "1"
+    return njit(*signature, nogil=True, error_model="numpy", cache=kept, **options)
+
+
+def given(dtype: str, axes: int = 1) -> Any:
+    """The type of an array that is read; one that could be written converts to it."""
+    return types.Array(getattr(types, dtype), axes, "C", readonly=True)
+
+
+def filled(dtype: str, axes: int = 1) -> Any:
+    """The type of an array that is written."""
+    return types.Array(getattr(types, dtype), axes, "C")
 
 
 CONTRACT = {"contract"}
 SUMS = {"reassoc", "contract", "nsz"}
 
 
+def inlined(function: Any) -> Any:
+    """For functions that only loops call: a loop with a call in it stays scalar.  Nothing of it is kept on disk."""
+    options = {"fastmath": CONTRACT, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return njit(nogil=True, error_model="numpy", **options)(function)
+
+
 @cache
-def rules() -> Binding:
-    return Binding(jit(fastmath=CONTRACT))
+def rules(dtype: str = "float64") -> Binding:
+    """The rules computing in ``dtype``.
+
+    Their mark is a checksum of this folder: Numba's cache on disk looks at the file of a loop, not at what it calls.
+    """
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    mark = zlib.crc32(b"".join(path.read_bytes() for path in sources))
+    return Binding(inlined, np.dtype(dtype).type, f"_{mark:08x}", math=vecmath(dtype, inlined))

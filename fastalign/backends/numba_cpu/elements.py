@@ -1,61 +1,110 @@
-"""Elements with a mask, a block of BLOCK after the other."""
+"""Elements with a mask, a block of BLOCK after the other, in tiles of TILE.
+
+a) The rule's loop runs over a tile of whole vectors.  A tile of which all counts is read and written where it lies; any
+   other is first put together in a room of its own, with zeros for what does not count.
+b) Rules of SINGLE are walked in float32 where the arrays are float32, all others in double.
+c) Tallies are summed by tile, in one order for every number of threads.
+"""
 
 from functools import cache
 from typing import Any
 
 import numpy as np
+from numba import types
 
 from ...binding import FAMILIES
+from ...rules import SINGLE
 from .. import BLOCK
-from .compiling import rules
+from .access import TILE, alike, larger, move, places, put, read, scratch, tallied, write
+from .compiling import CONTRACT, filled, given, inlined, jit, rules
+
+VECTOR = 16  # elements: no loop over a tile has a remainder
 
 
-def read2(x, i):
-    return np.float64(x[0][i]), np.float64(x[1][i])
+def step(x, y, left, params, vectors):
+    tally = nothing
+    for i in range(vectors * VECTOR):
+        results = element(*read(x, i, zero), *params)
+        write(y, i, results)
+        tally = tallied(tally, results, sums, read((left,), i, no_bits)[0])
+    return tally
 
 
-def read3(x, i):
-    return np.float64(x[0][i]), np.float64(x[1][i]), np.float64(x[2][i])
+def leave(mask, at, width, left):
+    """Marks, by all bits, the elements of the tile that are left out; returns how many."""
+    if mask.size == 0:
+        for i in range(TILE):
+            put(left, i, no_bits if i < width else all_bits)
+        return TILE - width
+    count = TILE - width
+    for i in range(width):
+        out = mask[at + i] == 0
+        put(left, i, all_bits if out else no_bits)
+        count += out
+    for i in range(width, TILE):
+        put(left, i, all_bits)
+    return count
 
 
-def read4(x, i):
-    return np.float64(x[0][i]), np.float64(x[1][i]), np.float64(x[2][i]), np.float64(x[3][i])
+def gather(source, tile, left, width, vectors):
+    for i in range(width):
+        move(source, tile, i, left)
+    for i in range(width, vectors * VECTOR):
+        for k in range(len(tile)):
+            put(tile[k], i, empty)
 
 
-READ = {2: read2, 3: read3, 4: read4}
+def scatter(tile, target, left, width):
+    for i in range(width):
+        move(tile, target, i, left)
 
 
 def pointwise_loop(inputs, mask, params, outputs, partials):
+    room, left = scratch(empty, parts), scratch(no_bits, 1)
+    options = alike(params, zero)
     for block in range(partials.shape[0]):
-        for k in range(sums):
-            partials[block, k] = 0.0
-        for k in range(sums, tallies):
-            partials[block, k] = -np.inf
-        for i in range(block * BLOCK, min(inputs[0].size, (block + 1) * BLOCK)):
-            if mask.size and mask[i] == 0:
-                for k in range(stored):
-                    if outputs[k].size:
-                        outputs[k][i] = 0.0
-                continue
-            results = element(*read(inputs, i), *params)
-            for k in range(stored):
-                if outputs[k].size:
-                    outputs[k][i] = results[k]
-            for k in range(sums):
-                partials[block, k] += results[stored + k]
-            for k in range(sums, tallies):
-                v = results[stored + k]
-                partials[block, k] = v if v > partials[block, k] or v != v else partials[block, k]
+        end = min(inputs[0].size, (block + 1) * BLOCK)
+        for k in range(tallies):
+            partials[block, k] = 0.0 if k < sums else -np.inf
+        for at in range(block * BLOCK, end, TILE):
+            width = min(TILE, end - at)
+            vectors = (width + VECTOR - 1) // VECTOR
+            whole = leave(mask, at, width, left) == 0
+            x, y = places(inputs, at, room, 0, whole), places(outputs, at, room, len(inputs), whole)
+            if not whole:
+                gather(places(inputs, at, room, 0, True), x, left, width, vectors)
+            tally = step(x, y, left, options, vectors)
+            if not whole:
+                scatter(y, places(outputs, at, room, len(inputs), True), left, width)
+            for k in range(tallies):
+                seen, new = partials[block, k], np.float64(tally[k])
+                partials[block, k] = seen + new if k < sums else larger(seen, new)
 
 
 @cache
-def pointwise_kernel(family: str, kind: str) -> Any:
-    shape, bind = FAMILIES[family], rules()
+def pointwise_kernel(family: str, kind: str, dtype: str) -> Any:
+    """The compiled loop for one rule and one dtype of arrays."""
+    shape = FAMILIES[family]
+    number = np.dtype(dtype if f"{family}_{kind}" in SINGLE else "float64").type
+    bind, name = rules(np.dtype(number).name), f"{family}_{kind}_{dtype}"
+    sums, nothing = len(shape.sums), (number(0.0),) * len(shape.sums) + (number(-np.inf),) * len(shape.peaks)
     free = {
-        "element": bind.element(family, kind),
-        "read": bind.compile(READ[len(shape.inputs)]),
-        "stored": len(shape.outputs),
-        "sums": len(shape.sums),
+        "zero": number(0.0),
+        "empty": np.dtype(dtype).type(0.0),
+        "no_bits": np.uint8(0),
+        "all_bits": np.uint8(255),
+        "sums": sums,
         "tallies": shape.tallies,
+        "parts": len(shape.inputs) + len(shape.outputs),
+        "nothing": nothing,
+        "element": bind.element(family, kind),
     }
-    return bind.drive(pointwise_loop, f"{family}_{kind}", **free)
+    free |= {f.__name__: bind.drive(f, name, inlined, **free) for f in (step, leave, gather, scatter)}
+    signature = types.void(
+        types.UniTuple(given(dtype), len(shape.inputs)),
+        given("uint8"),
+        types.UniTuple(types.float64, len(shape.params)),
+        types.UniTuple(filled(dtype), len(shape.outputs)),
+        filled("float64", 2),
+    )
+    return bind.drive(pointwise_loop, name, jit(signature, fastmath=CONTRACT), **free)

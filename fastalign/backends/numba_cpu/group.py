@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .compiling import rules
+from .compiling import CONTRACT, jit, rules
 
 
 def reduce_loop(values, offsets, mask, mean, out, counts):
@@ -31,4 +31,4 @@ def spread_loop(grad, offsets, mask, mean, counts, out):
 @cache
 def group_kernels() -> tuple[Any, Any]:
     bind = rules()  # contraction may not touch the sums: nothing is multiplied there
-    return bind.drive(reduce_loop, "group"), bind.drive(spread_loop, "group")
+    return tuple(bind.drive(loop, "group", jit(fastmath=CONTRACT)) for loop in (reduce_loop, spread_loop))

@@ -1,55 +1,245 @@
-"""Recurrences backwards over time."""
+"""Recurrences backwards over time: three ways to walk, each without a test inside that is the same for all elements.
+
+sweep   many streams that are neighbours in memory, without options: a vector of streams steps together
+chain   streams whose steps are neighbours, without options: CHAINS of them side by side, to hide the latency of one
+walk    any layout, every option: what is absent is read from a constant, what is not wanted written to a spare place
+"""
 
 from functools import cache
 from typing import Any
 
 import numpy as np
+from numba import types
 
-from .compiling import rules
+from .access import TILE, get, likely, put, read, scratch, shift, start, write
+from .compiling import CONTRACT, filled, given, inlined, jit, rules
+
+WIDTH = TILE  # streams at once: their state stays in L1
+CHAINS = 3
+WORTH = 512  # steps: below, looking for the ends of episodes costs more than it saves
 
 
-def scan_loop(
+# ---- many streams ----------------------------------------------------------------------------------------------------
+
+
+def sweep_row(inputs, ends, carry, outputs, width, last, gamma, lam):
+    for j in range(width):
+        (end,) = read((ends,), j, no_flag)
+        reward, value, follow = read(inputs, j, 0.0)
+        alive, going = 1.0 if end == 0 else 0.0, 1.0 if end | last == 0 else 0.0
+        new = step(reward, value if valued else 0.0, follow, get(carry, j), alive, going, gamma, lam)
+        put(carry, j, new)
+        write(outputs, j, (new, new + value) if valued else (new,))
+
+
+def sweep(rewards, values, last_values, terminated, gamma, lam, out, returns):
+    steps, streams = rewards.shape
+    carry, nothing = scratch(0.0, 1), scratch(zero, 1)
+    for j in range(WIDTH):
+        put(nothing, j, zero)
+    for first in range(0, streams, WIDTH):
+        width = min(WIDTH, streams - first)
+        for j in range(width):
+            put(carry, j, 0.0)
+        follow = shift(start(last_values), first) if last_values.size else nothing
+        for t in range(steps - 1, -1, -1):
+            at = t * streams + first
+            value = shift(start(values), at) if valued else nothing
+            outputs = (shift(start(out), at), shift(start(returns), at)) if valued else (shift(start(out), at),)
+            inputs = (shift(start(rewards), at), value, follow)
+            last = one_flag if t == steps - 1 else no_flag
+            sweep_row(inputs, shift(start(terminated), at), carry, outputs, width, last, gamma, lam)
+            follow = value
+
+
+# ---- few streams -----------------------------------------------------------------------------------------------------
+
+
+def link(x, ends, y, at, follow, going, carry, gamma, lam):
+    """The step at ``at`` of one stream; its new carry.  A branch, well foretold, keeps selections out of the chain."""
+    value = number(get(x[1], at)) if valued else 0.0
+    reward = number(get(x[0], at))
+    if likely(get(ends, at) == 0):
+        new = step(reward, value, follow, carry, 1.0, going, gamma, lam)
+    else:
+        new = step(reward, value, follow, carry, 0.0, 0.0, gamma, lam)
+    put(y[0], at, new)
+    if valued:
+        put(y[1], at, new + value)
+    return new
+
+
+def head(x, ends, y, at, last, gamma, lam):
+    """The last step of a stream."""
+    return link(x, ends, y, at, last, 0.0, 0.0, gamma, lam)
+
+
+def onward(x, ends, y, at, carry, gamma, lam):
+    """Any other step."""
+    return link(x, ends, y, at, number(get(x[1], at + 1)) if valued else 0.0, 1.0, carry, gamma, lam)
+
+
+def next_end(ends, at, stop):
+    """Where the next episode ends, by whole vectors; ``stop`` if none does before."""
+    while at + 64 <= stop:
+        seen = no_flag
+        for i in range(64):
+            seen |= get(ends, at + i)
+        if seen != 0:
+            break
+        at += 64
+    while at < stop and get(ends, at) == 0:
+        at += 1
+    return at
+
+
+def chain(rewards, values, last_values, terminated, gamma, lam, out, returns, streams):
+    """Nothing passes an episode's end: of one stream, chains start at ends.  Of several, each is a chain."""
+    steps = rewards.size // streams
+    x = (start(rewards), start(values)) if valued else (start(rewards),)
+    y = (start(out), start(returns)) if valued else (start(out),)
+    ends, last, row = start(terminated), start(last_values), 0
+    while row < streams:
+        base = row * steps
+        top = base + steps - 1
+        a = head(x, ends, y, top, number(get(last, row)) if last_values.size else 0.0, gamma, lam)
+        b, c = 0.0, 0.0
+        # Chains from top_k - 1 or the end of an episode down to low_k.
+        top_a, low_a, top_b, low_b, top_c, low_c = top - 1, base, -1, 0, -1, 0
+        row += 1
+        if steps >= WORTH:
+            first = next_end(ends, base + steps * 2 // 3, top)
+            second = next_end(ends, base + steps // 3, first)
+            if first < top and second < first:
+                top_b, top_c = first, second
+                low_a, low_b, low_c = first + 1, second + 1, base
+        elif row + CHAINS <= streams + 1:
+            b = head(x, ends, y, top + steps, number(get(last, row)) if last_values.size else 0.0, gamma, lam)
+            c = head(x, ends, y, top + 2 * steps, number(get(last, row + 1)) if last_values.size else 0.0, gamma, lam)
+            low_b, low_c = base + steps, base + 2 * steps
+            top_b, top_c = low_b + steps - 2, low_c + steps - 2
+            row += CHAINS - 1
+        shared = min(min(top_a - low_a, top_b - low_b), top_c - low_c) + 1
+        for i in range(shared):
+            a = onward(x, ends, y, top_a - i, a, gamma, lam)
+            b = onward(x, ends, y, top_b - i, b, gamma, lam)
+            c = onward(x, ends, y, top_c - i, c, gamma, lam)
+        for top, low, carry in ((top_a, low_a, a), (top_b, low_b, b), (top_c, low_c, c)):
+            for t in range(top - shared, low - 1, -1):
+                carry = onward(x, ends, y, t, carry, gamma, lam)
+
+
+# ---- everything else -------------------------------------------------------------------------------------------------
+
+
+def advance(numbers, flags, state, chosen, gamma, lam):
+    """One step: what is carried on, and what is written.
+
+    ``state`` is the carry, the value that follows, and whether any step did; ``chosen`` says what else may follow: 1
+    for next_values, 2 for final_values where cut.
+    """
+    reward, value, next_value, final_value = numbers
+    end, cut, kept = flags
+    carry, follow, before = state
+    alive = end == 0
+    going = 1.0 if before != 0.0 and cut == 0 and alive else 0.0
+    bootstrap = final_value if chosen == 2 and cut != 0 and alive else follow
+    after = next_value if chosen == 1 else bootstrap
+    new = step(reward, value, after, carry, 1.0 if alive else 0.0, going, gamma, lam)
+    if kept != 0:
+        return (new, value, 1.0), (new, new + value)
+    return (carry, follow, before), (0.0, 0.0)
+
+
+def walk_row(inputs, flags, state, outputs, width, chosen, gamma, lam):
+    for j in range(width):
+        before = (get(state[0], j), get(state[1], j), get(state[2], j))
+        after, results = advance(read(inputs, j, 0.0), read(flags, j, no_flag), before, chosen, gamma, lam)
+        put(state[0], j, after[0])
+        put(state[1], j, after[1])
+        put(state[2], j, after[2])
+        write(outputs, j, results)
+
+
+def walk_line(inputs, flags, state, outputs, steps, moves, chosen, gamma, lam):
+    """``moves`` is 0 for what is constant."""
+    for t in range(steps - 1, -1, -1):
+        at = (t * moves[0], t * moves[1], t * moves[2], t * moves[3])
+        where = (t * moves[4], t * moves[5], t * moves[6])
+        numbers, marks = read(inputs, at, 0.0), read(flags, where, no_flag)
+        state, results = advance(numbers, marks, state, chosen, gamma, lam)
+        write(outputs, (t * moves[7], t * moves[8]), results)
+
+
+def part(array, at, absent):
+    """Where ``array`` goes on at ``at``, or what stands for it."""
+    return shift(start(array), at) if array.size else absent
+
+
+def moving(array):
+    return 1 if array.size else 0
+
+
+def walk(
     rewards, values, next_values, final_values, last_values, terminated, truncated, mask, gamma, lam, time_major, out,
     returns,
 ):  # fmt: skip
-    """Arrays are flat; streams are walked side by side where they are neighbours in memory, else one by one."""
-    steps, streams = rewards.shape if time_major else rewards.shape[::-1]
-    together = min(streams, 64) if time_major else 1
-    carry, follow, seen = np.empty(together), np.empty(together), np.empty(together, np.uint8)
-    for first in range(0, streams, together):
-        width = min(together, streams - first)
+    state, nothing, spare = (scratch(0.0, 1), scratch(0.0, 1), scratch(0.0, 1)), scratch(zero, 1), scratch(zero, 1)
+    no, yes = scratch(no_flag, 1), scratch(no_flag, 1)
+    for j in range(WIDTH):
+        put(nothing, j, zero)
+        put(no, j, no_flag)
+        put(yes, j, one_flag)
+    moves = (
+        1, moving(values), moving(next_values), moving(final_values), 1, moving(truncated), moving(mask), 1,
+        moving(returns),
+    )  # fmt: skip
+    chosen = 1 if next_values.size else (2 if final_values.size else 0)
+    rows, columns = rewards.shape
+    width = min(WIDTH, columns) if time_major else 1
+    for first in range(0, columns if time_major else rows, width):
+        width = min(width, columns - first) if time_major else 1
         for j in range(width):
-            carry[j], seen[j] = 0.0, 0
-            follow[j] = last_values[first + j] if last_values.size else 0.0
-        for t in range(steps - 1, -1, -1):
-            for j in range(width):
-                a, b = (t, first + j) if time_major else (first + j, t)
-                if mask.size and mask[a, b] == 0:
-                    out[a, b] = 0.0
-                    if returns.size:
-                        returns[a, b] = 0.0
-                    continue
-                alive = terminated[a, b] == 0
-                cut = truncated.size > 0 and truncated[a, b] != 0
-                value = np.float64(values[a, b]) if values.size else 0.0
-                after = follow[j]
-                if next_values.size:
-                    after = np.float64(next_values[a, b])
-                elif cut and alive and final_values.size:
-                    after = np.float64(final_values[a, b])
-                going = alive and not cut and seen[j] != 0
-                carry[j] = step(
-                    np.float64(rewards[a, b]), value, after, carry[j], 1.0 if alive else 0.0, 1.0 if going else 0.0,
-                    gamma, lam,
-                )  # fmt: skip
-                follow[j] = value
-                seen[j] = 1
-                out[a, b] = carry[j]
-                if returns.size:
-                    returns[a, b] = carry[j] + value
+            put(state[0], j, 0.0)
+            put(state[1], j, number(last_values[first + j]) if last_values.size else 0.0)
+            put(state[2], j, 0.0)
+        for t in range(rows - 1 if time_major else 0, -1, -1):
+            at = t * columns + first if time_major else first * columns
+            inputs = (
+                part(rewards, at, nothing), part(values, at, nothing), part(next_values, at, nothing),
+                part(final_values, at, nothing),
+            )  # fmt: skip
+            flags = (part(terminated, at, no), part(truncated, at, no), part(mask, at, yes))
+            outputs = (part(out, at, spare), part(returns, at, spare))
+            if time_major:
+                walk_row(inputs, flags, state, outputs, width, chosen, gamma, lam)
+            else:
+                once = (get(state[0], 0), get(state[1], 0), get(state[2], 0))
+                walk_line(inputs, flags, once, outputs, columns, moves, chosen, gamma, lam)
 
 
 @cache
-def scan_kernel(kind: str) -> Any:
-    bind = rules()
-    return bind.drive(scan_loop, kind, step=getattr(bind.rules, f"scan_{kind}"))
+def scan_kernel(loop: Any, kind: str, dtype: str, valued: bool) -> Any:
+    """sweep, chain or walk, compiled for one recurrence and one dtype of arrays."""
+    bind, name = rules(), f"{kind}_{dtype}_{'values' if valued else 'alone'}"
+    free: dict[str, Any] = {
+        "step": getattr(bind.rules, f"scan_{kind}"),
+        "number": np.float64,
+        "zero": np.dtype(dtype).type(0.0),
+        "no_flag": np.uint8(0),
+        "one_flag": np.uint8(1),
+        "valued": valued,
+    }
+    for part_of in PARTS[loop]:
+        free[part_of.__name__] = bind.drive(part_of, name, inlined, **free)
+    real, flags, one = given(dtype, 2), given("uint8", 2), given(dtype)
+    written, number = filled(dtype, 2), types.float64
+    if loop is walk:
+        arguments = [real, real, real, real, one, flags, flags, flags, number, number, types.boolean, written, written]
+    else:
+        arguments = [real, real, one, flags, number, number, written, written]
+        arguments += [types.intp] if loop is chain else []
+    return bind.drive(loop, name, jit(types.void(*arguments), fastmath=CONTRACT), **free)
+
+
+PARTS = {sweep: (sweep_row,), chain: (link, head, onward, next_end), walk: (part, moving, advance, walk_row, walk_line)}

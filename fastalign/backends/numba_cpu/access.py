@@ -1,0 +1,204 @@
+"""What Numba has no words for: a tile of several arrays, read, written and tallied as tuples.
+
+a) Numba indexes a tuple of arrays only as a whole; these go through its parts when they are compiled.
+b) A loop over ten arrays vectorises only where they are known to lie apart: every load and store here says so.
+c) Only sums may be reassociated, and no other instruction: the flag stands on the one addition.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import extending, types
+from numba.core import cgutils
+
+TILE = 128
+ARRAYS = 32  # more than a tile has
+intrinsic: Any = extending.intrinsic  # what is called has an argument less than what is defined
+
+
+def _apart(instruction, module, own, loop="step"):
+    """Marks a load or store of the array ``own`` as touching none of the others of its loop; 0 is for all that is read.
+
+    It holds between all instructions of the loops of that name, in whatever function they end up.
+    """
+    domain = module.add_metadata([ir.MetaDataString(module, loop)])
+    scopes = [module.add_metadata([ir.MetaDataString(module, f"array {k}"), domain]) for k in range(ARRAYS)]
+    instruction.set_metadata("alias.scope", module.add_metadata([scopes[own]]))
+    instruction.set_metadata("noalias", module.add_metadata([s for k, s in enumerate(scopes) if k != own]))
+
+
+@intrinsic(prefer_literal=True)
+def scratch(context, like, parts):
+    """Room on the stack for ``parts`` tiles of the type of ``like``: an array of NumPy's is slow to compile."""
+
+    def generate(target, builder, signature, args):
+        return cgutils.alloca_once(builder, args[0].type, parts.literal_value * TILE)
+
+    return types.CPointer(types.unliteral(like))(like, parts), generate
+
+
+@intrinsic
+def places(context, arrays, at, room, first, there):
+    """Where each array's tile is: in the array at ``at``, or else in the parts of ``room`` from ``first`` on."""
+
+    def generate(target, builder, signature, args):
+        found, asked = [], target.cast(builder, args[4], there, types.boolean)
+        for k in range(len(arrays)):
+            array = target.make_array(arrays.dtype)(target, builder, builder.extract_value(args[0], k))
+            part = builder.mul(builder.add(args[3], ir.Constant(args[3].type, k)), ir.Constant(args[3].type, TILE))
+            wanted = builder.and_(asked, builder.icmp_signed(">", array.nitems, args[1]))  # what is not, is empty
+            found.append(builder.select(wanted, builder.gep(array.data, [args[1]]), builder.gep(args[2], [part])))
+        return target.make_tuple(builder, signature.return_type, found)
+
+    pointers = types.UniTuple(room, len(arrays))
+    return pointers(arrays, types.intp, room, types.intp, there), generate
+
+
+@intrinsic
+def read(context, tile, i, like):
+    """The i-th element of each array of the tile, of the type of ``like``; for a tuple i, the i[k]-th of the k-th."""
+
+    def generate(target, builder, signature, args):
+        found = []
+        for k in range(len(tile)):
+            at = builder.extract_value(args[1], k) if isinstance(i, types.BaseTuple) else args[1]
+            value = builder.load(builder.gep(builder.extract_value(args[0], k), [at]))
+            _apart(value, builder.module, 0)
+            found.append(target.cast(builder, value, tile[k].dtype, like))
+        return target.make_tuple(builder, signature.return_type, found)
+
+    index = i if isinstance(i, types.BaseTuple) else types.intp
+    return types.UniTuple(like, len(tile))(tile, index, like), generate
+
+
+@intrinsic
+def write(context, tile, i, results):
+    """The first results to the i-th element of the arrays of the tile, or to the i[k]-th of the k-th."""
+
+    def generate(target, builder, signature, args):
+        for k in range(len(tile)):
+            at = builder.extract_value(args[1], k) if isinstance(i, types.BaseTuple) else args[1]
+            value = target.cast(builder, builder.extract_value(args[2], k), results[k], tile[k].dtype)
+            _apart(builder.store(value, builder.gep(builder.extract_value(args[0], k), [at])), builder.module, k + 1)
+        return target.get_dummy_value()
+
+    return types.none(tile, i if isinstance(i, types.BaseTuple) else types.intp, results), generate
+
+
+@intrinsic
+def move(context, source, tile, i, left):
+    """The i-th element of each array of ``source`` to ``tile``, 0 where it is left out."""
+
+    def generate(target, builder, signature, args):
+        flag = builder.load(builder.gep(args[3], [args[2]]))
+        _apart(flag, builder.module, 0, "move")
+        counts = builder.icmp_unsigned("==", flag, ir.Constant(flag.type, 0))
+        for k in range(len(tile)):
+            value = builder.load(builder.gep(builder.extract_value(args[0], k), [args[2]]))
+            _apart(value, builder.module, 0, "move")
+            value = builder.select(counts, value, ir.Constant(value.type, 0.0))
+            stored = builder.store(value, builder.gep(builder.extract_value(args[1], k), [args[2]]))
+            _apart(stored, builder.module, k + 1, "move")
+        return target.get_dummy_value()
+
+    return types.none(source, tile, types.intp, left), generate
+
+
+@intrinsic
+def put(context, array, i, value):
+    """array[i] = value"""
+
+    def generate(target, builder, signature, args):
+        builder.store(args[2], builder.gep(args[0], [args[1]]))
+        return target.get_dummy_value()
+
+    return types.none(array, types.intp, array.dtype), generate
+
+
+@intrinsic
+def get(context, array, i):
+    """array[i]"""
+    return array.dtype(array, types.intp), lambda _, builder, __, args: builder.load(builder.gep(args[0], [args[1]]))
+
+
+@intrinsic
+def shift(context, array, i):
+    """The address of array[i]."""
+    return array(array, types.intp), lambda _, builder, __, args: builder.gep(args[0], [args[1]])
+
+
+@intrinsic
+def start(context, array):
+    """The address of an array's first element."""
+
+    def generate(target, builder, signature, args):
+        return target.make_array(array)(target, builder, args[0]).data
+
+    return types.CPointer(array.dtype)(array), generate
+
+
+@intrinsic(prefer_literal=True)
+def tallied(context, tally, results, sums, left):
+    """The tally joined by the last results unless left out: sums by addition, what follows them by the maximum.
+
+    A selection before a sum becomes an addition under a mask; before a maximum it would keep the loop from vectorising,
+    so that one is made of bits.
+    """
+
+    def generate(target, builder, signature, args):
+        counts = builder.icmp_unsigned("==", args[3], ir.Constant(args[3].type, 0))
+        found, before = [], len(results) - len(tally)
+        for k in range(len(tally)):
+            old, new = builder.extract_value(args[0], k), builder.extract_value(args[1], before + k)
+            new = target.cast(builder, new, results[before + k], tally.dtype)
+            if k < sums.literal_value:
+                new = builder.select(counts, new, ir.Constant(new.type, 0.0))
+                found.append(builder.fadd(old, new, flags=("reassoc", "nsz")))
+            else:
+                found.append(_maximum(builder, old, _or_least(builder, new, args[3])))
+        return target.make_tuple(builder, tally, found)
+
+    return tally(tally, results, sums, left), generate
+
+
+def _or_least(builder, value, left):
+    """The value, or -inf where ``left`` has all bits."""
+    whole = ir.IntType(64 if value.type == ir.DoubleType() else 32)
+    wide, least = builder.sext(left, whole), builder.bitcast(ir.Constant(value.type, float("-inf")), whole)
+    kept = builder.and_(builder.bitcast(value, whole), builder.not_(wide))
+    return builder.bitcast(builder.or_(kept, builder.and_(wide, least)), value.type)
+
+
+def _maximum(builder, a, b):
+    function = builder.module.declare_intrinsic("llvm.maximum", [a.type], ir.FunctionType(a.type, [a.type, a.type]))
+    return builder.call(function, [a, b])
+
+
+@intrinsic
+def larger(context, a, b):
+    """The maximum; NaN stays."""
+    return a(a, a), lambda target, builder, signature, args: _maximum(builder, *args)
+
+
+@intrinsic
+def likely(context, condition):
+    """The condition, foretold to hold: what depends on it stays a branch and is not selected."""
+
+    def generate(target, builder, signature, args):
+        bit = args[0].type
+        expect = builder.module.declare_intrinsic("llvm.expect", [bit], ir.FunctionType(bit, [bit, bit]))
+        return builder.call(expect, [args[0], ir.Constant(bit, 1)])
+
+    return types.boolean(types.boolean), generate
+
+
+@intrinsic
+def alike(context, values, like):
+    """A tuple of numbers in the type of ``like``."""
+
+    def generate(target, builder, signature, args):
+        parts = [builder.extract_value(args[0], k) for k in range(len(values))]
+        made = [target.cast(builder, x, kind, like) for x, kind in zip(parts, values, strict=True)]
+        return target.make_tuple(builder, signature.return_type, made)
+
+    return types.UniTuple(like, len(values))(values, like), generate

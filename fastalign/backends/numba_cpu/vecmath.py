@@ -1,0 +1,207 @@
+"""exp, expm1, log and log1p that vectorise, in float64 and float32: no branches that stay, no tables, no calls.
+
+a) The rules' ``math`` is made here.  What it lacks of Python's, a rule gets from Python's: right, but a scalar call.
+b) Every function holds for all numbers: NaN, infinities, zeros, subnormal results; errors are at most 2 ulp.
+c) Rounding to an integer is the addition of 1.5 * 2^52 (2^23): contraction is harmless, reassociation is not.
+d) Polynomials are Chebyshev fits, even and odd terms apart: a chain of half the length, and a rule waits for chains.
+   DPO value and slopes, 2^20 float64: 6.2 ms with the series of degree 13 in one chain, 5.3 so.
+e) Names free in a function are filled in per dtype.  Shifts are cast: Numba widens 32 bits to 64.
+"""
+
+import math
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ...binding import clone
+
+F64 = SimpleNamespace(
+    real=np.float64,
+    integer=np.uint64,
+    log2e=math.log2(math.e),
+    ln2_hi=0.6931471803691238,  # 32 bits of ln 2: exact times any exponent
+    ln2_lo=1.9082149292705877e-10,
+    magic=1.5 * 2.0**52 + 2.0 * 1023.0,  # twice the bias: each half of an exponent becomes a factor of its own
+    bias=1023.0,
+    shift=np.uint64(52),
+    one_bit=np.uint64(1),
+    lowest=-746.0,
+    highest=710.0,
+    certain=-60.0,
+    linear=1e-300,
+    least=2.0**-1022,
+    raised=2.0**54,
+    raised_by=54.0,
+    fraction=np.uint64(2**52 - 1),
+    root_half=np.uint64(0x3FE6A09E00000000),
+    to_root=np.uint64(0x3FF0000000000000 - 0x3FE6A09E00000000),
+    ulp_one=np.uint64(0x4330000000000000),
+    ulp_one_value=2.0**52,
+    half=0.5,
+    one=1.0,
+    two=2.0,
+    zero=0.0,
+    infinity=math.inf,
+    nothing=math.nan,
+    e=(
+        0.5000000000000001, 0.16666666666666669, 0.04166666666662374, 0.008333333333330032, 0.0013888888917406447,
+        0.00019841269863201828, 2.4801520996825697e-05, 2.7557268229963227e-06, 2.76202305675069e-07,
+        2.5100494788905042e-08,
+    ),
+    a=(
+        0.666666666666667, 0.3999999999989819, 0.28571428626570206, 0.2222221103781659, 0.18182896183483085,
+        0.15331487235865734, 0.14619343453512615,
+    ),
+)  # fmt: skip
+F32 = SimpleNamespace(
+    real=np.float32,
+    integer=np.uint32,
+    log2e=math.log2(math.e),
+    ln2_hi=0.693359375,
+    ln2_lo=-2.12194440e-4,
+    magic=1.5 * 2.0**23 + 2.0 * 127.0,
+    bias=127.0,
+    shift=np.uint32(23),
+    one_bit=np.uint32(1),
+    lowest=-105.0,
+    highest=89.0,
+    certain=-30.0,
+    linear=1e-30,
+    least=2.0**-126,
+    raised=2.0**25,
+    raised_by=25.0,
+    fraction=np.uint32(2**23 - 1),
+    root_half=np.uint32(0x3F3504F3),
+    to_root=np.uint32(0x3F800000 - 0x3F3504F3),
+    ulp_one=np.uint32(0x4B000000),
+    ulp_one_value=2.0**23,
+    half=0.5,
+    one=1.0,
+    two=2.0,
+    zero=0.0,
+    infinity=math.inf,
+    nothing=math.nan,
+    e=(0.5, 0.16666576, 0.041666552, 0.008363247, 0.0013926268),
+    a=(0.66666687, 0.39988732, 0.29582158),
+)
+
+
+# ---- (exp(r) - 1 - r) / r^2 for |r| <= ln(2)/2, from r and r^2; 2 (artanh(s) - s) / s^3 from s^2 ---------------------
+
+
+def exp_series_float64(r, q):
+    even = (((e8 * q + e6) * q + e4) * q + e2) * q + e0
+    return ((((e9 * q + e7) * q + e5) * q + e3) * q + e1) * r + even
+
+
+def exp_series_float32(r, q):
+    return (e3 * q + e1) * r + ((e4 * q + e2) * q + e0)
+
+
+def log_series_float64(z):
+    w = z * z
+    return ((a5 * w + a3) * w + a1) * z + (((a6 * w + a4) * w + a2) * w + a0)
+
+
+def log_series_float32(z):
+    return (a2 * z + a1) * z + a0
+
+
+# ---- for both dtypes -------------------------------------------------------------------------------------------------
+
+
+def bounded(x):
+    low = lowest if x < lowest else x
+    return highest if low > highest else low
+
+
+def exp(x):
+    b = bounded(x)
+    z = b * log2e + magic
+    n = z - magic
+    r = (b - n * ln2_hi) - n * ln2_lo
+    q = r * r
+    p = exp_series(r, q) * q + r
+    # In two factors: 2^n alone is not a normal number where the result is subnormal, nor at 2^1024.
+    whole = real(z).view(integer)
+    first = integer(whole >> one_bit)
+    second = integer(whole - first)
+    return ((p + one) * integer(first << shift).view(real)) * integer(second << shift).view(real)
+
+
+def expm1(x):
+    """Begins as exp does: a rule that wants both, shares that."""
+    b = bounded(x)
+    z = b * log2e + magic
+    n = z - magic
+    exact = b - n * ln2_hi
+    r = exact - n * ln2_lo
+    q = r * r
+    p = (exp_series(r, q) * q + ((exact - r) - n * ln2_lo)) + r  # with what r lost: without, 2.1 ulp where n = 1
+    m = certain if n < certain else n
+    # Half of 2^n: 2^1024 is infinite.
+    power = integer(real(m + (magic - bias - one)).view(integer) << shift).view(real)
+    y = two * (p * power + (power - half))
+    return x if abs(x) < linear else y  # keeps -0 and subnormals
+
+
+def log_plus(u, tail, from_bias):
+    """log(u 2^k) + tail for a normal u and a small tail, from_bias = bias - k.
+
+    log(u) = n ln 2 + log(1 + f), 1 + f in [sqrt(1/2), sqrt(2)), and with s = f / (2 + f)
+    log(1 + f) = 2 artanh(s) = f - (f^2/2 - s (f^2/2 + z A(z))), z = s^2: the leading term is exact.
+    """
+    shifted = integer(real(u).view(integer) + to_root)
+    # The biased exponent, as a float: or-ed into the low bits of 2^52 (2^23).
+    n = (integer((shifted >> shift) | ulp_one).view(real) - ulp_one_value) - from_bias
+    f = integer(integer(shifted & fraction) + root_half).view(real) - one
+    s = f / (two + f)
+    z = s * s
+    h = half * f * f
+    return n * ln2_hi + (f - (h - (s * (h + log_series(z) * z) + (n * ln2_lo + tail))))
+
+
+def log_ends(u, y):
+    """What a polynomial cannot know: the ends of log's domain."""
+    top = y if u < infinity else u
+    end = -infinity if u == zero else nothing
+    return top if u > zero else end
+
+
+def log(x):
+    tiny = x < least
+    u = x * raised if tiny else x
+    return log_ends(x, log_plus(u, zero, bias + raised_by if tiny else bias))
+
+
+def log1p(x):
+    u = one + x
+    # What 1 + x lost, to first order.  By the reciprocal: beside log1p(e) a rule mostly wants 1 / (1 + e) too.
+    y = log_plus(u, (x - (u - one)) * (one / u), bias)
+    return x if x == zero else log_ends(u, y)
+
+
+def vecmath(dtype: str, compile: Callable[[Any], Any]) -> ModuleType:
+    """Python's ``math`` with these functions in it, computing in ``dtype``.
+
+    A module, because that is what Numba looks attributes up in.
+    """
+    of = F64 if dtype == "float64" else F32
+    free: dict[str, Any] = {
+        name: of.real(x) if isinstance(x, float) else x for name, x in vars(of).items() if name not in ("e", "a")
+    }
+    free |= {f"{letter}{k}": of.real(c) for letter in "ea" for k, c in enumerate(getattr(of, letter))}
+    series = {"exp_series": exp_series_float64, "log_series": log_series_float64}
+    if dtype == "float32":
+        series = {"exp_series": exp_series_float32, "log_series": log_series_float32}
+    for name, function in (
+        *series.items(), ("bounded", bounded), ("log_plus", log_plus), ("log_ends", log_ends), ("exp", exp),
+        ("expm1", expm1), ("log", log), ("log1p", log1p),
+    ):  # fmt: skip
+        free[name] = compile(clone(function, free, f"{name}_{dtype}"))
+    module = ModuleType(f"math_{dtype}", "Python's math, with functions that vectorise.")
+    vars(module).update({name: value for name, value in vars(math).items() if not name.startswith("__")})
+    vars(module).update({name: free[name] for name in ("exp", "expm1", "log", "log1p")})
+    return module
