@@ -163,6 +163,11 @@ def gae(
     >>> advantages.round(6).tolist()
     [1.64768, 1.094, 1.7, -0.4332, 0.94]
     """
+    if type(rewards) is np.ndarray and values is not None:
+        optional = next_values, final_values, last_values, terminated, truncated, mask
+        done = choose(backend).scan_ready("gae", rewards, values, *optional, gamma, lam, layout, out)
+        if done is not None:
+            return done
     named = {"rewards": rewards, "values": values, "next_values": next_values, "final_values": final_values}
     if values is None:
         raise TypeError("values is None; expected an array of the shape of rewards")
@@ -196,8 +201,13 @@ def discounted_returns(
     >>> discounted_returns([1.0, 1.0, 1.0], [0, 1, 0], last_values=2.0, gamma=0.5).tolist()
     [1.5, 1.0, 2.0]
     """
-    named = {"rewards": rewards, "next_values": next_values, "final_values": final_values}
     given = None if out is None else (out,)
+    if type(rewards) is np.ndarray:
+        optional = next_values, final_values, last_values, terminated, truncated, None
+        done = choose(backend).scan_ready("returns", rewards, None, *optional, gamma, 1.0, layout, given)
+        if done is not None:
+            return done[0]
+    named = {"rewards": rewards, "next_values": next_values, "final_values": final_values}
     (returns,) = _run(
         "returns", named, terminated, truncated, last_values, None, gamma, 1.0, layout, given, ("returns",), backend
     )

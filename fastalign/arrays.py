@@ -125,10 +125,9 @@ def flags(name: str, x: Any, shape: tuple[int, ...], meaning: str = "1 = counts"
     if type(x) is not np.ndarray:
         return cast_to(name, x, np.dtype(np.uint8)) if x.dtype != np.bool_ else x.view(np.uint8)
     if x.dtype == np.bool_:
-        return np.ascontiguousarray(x).reshape(shape).view(np.uint8)
-    odd = (x != 0) & (x != 1)
-    if odd.any():
-        at = int(np.flatnonzero(odd)[0])
+        return (x if x.flags.c_contiguous else np.ascontiguousarray(x).reshape(shape)).view(np.uint8)
+    if x.size and (x.max() > 1 or x.min() < 0):
+        at = int(np.flatnonzero((x != 0) & (x != 1))[0])
         raise ValueError(f"{name}{where_is(at, shape)} is {x.reshape(-1)[at]}; expected 0 or 1 ({meaning})")
     return np.ascontiguousarray(x, np.uint8).reshape(shape)
 

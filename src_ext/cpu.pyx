@@ -1,5 +1,7 @@
 """What this processor can do: asked before a build for it is imported, since importing runs its code."""
 
+from libc.stdlib cimport getenv
+
 cdef extern from *:
     """
     #if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
@@ -39,3 +41,9 @@ def supports(str isa):
 def keeps_subnormals():
     """Whether this thread computes with subnormal numbers."""
     return fa_keeps_subnormals()
+
+
+def environment(str name):
+    """What os.environ.get(name, "") says, in a tenth of its time; os.environ writes through to C's environment."""
+    cdef const char *text = getenv(name.encode())
+    return text.decode(errors="surrogateescape") if text != NULL else ""

@@ -113,6 +113,10 @@ def scan(*arguments: Any) -> None:
     core().scan(*arguments)
 
 
+def scan_ready(*arguments: Any) -> Any:
+    return core().scan_ready(*arguments)
+
+
 def group_reduce(*arguments: Any) -> None:
     core().group_reduce(*arguments)
 

@@ -1,0 +1,393 @@
+/* The scan shape: a recurrence that runs backwards over time, in many streams at once.
+ *
+ * a) Lanes are neighbouring streams, a vector of doubles wide.  The rule stays the plain function it is: what is loaded
+ *    goes into arrays of one vector, the loop over such an array vectorises to a single instruction per operation, and
+ *    the arrays to registers.  A loop over whole rows instead is as wide as the flags, 64 lanes, and spills.
+ * b) Time-major streams: two steps at a time over wide rows, so that carry and next value make the way to L1 and back
+ *    half as often.  24 x 4096 and 128 x 4096 float32, a copy being 19 and 92 us: 41 and 214 us (AVX2 46 and 238), one
+ *    step at a time 46 and 255; four meet the same sets of L1 and take twice as long.  1024 x 4096: 3.0 ms, one step at
+ *    a time 5.6, in blocks of 1024 streams 3.6, of 256 4.6.  Prefetching the rows above: 128 x 4096 in 230 us.
+ *    Conversions between float and double bound it: intrinsics written by hand are within 8 %.
+ * c) Streams whose steps are neighbours are turned into the lanes a few steps at a time, be they of one length or not.
+ * d) A single stream is walked in chains that start where an episode ends, side by side.
+ * e) Whichever way a stream goes, it meets the same operations in the same order: the bits are the same.
+ * f) What is masked or not needed may be loaded, but no result depends on it: it is selected away, never multiplied.
+ */
+#ifndef FASTALIGN_SCAN_H
+#define FASTALIGN_SCAN_H
+
+#include <stddef.h>
+
+#include "vecmath.h"
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#if defined(__GNUC__)
+#define FA_SCAN_SIMD _Pragma("omp simd")
+#define FA_ALIGNED __attribute__((aligned(64)))
+#else
+#define FA_SCAN_SIMD
+#define FA_ALIGNED
+#endif
+
+#ifdef __AVX512F__
+#define FA_SCAN_LANES 8
+#else
+#define FA_SCAN_LANES 4
+#endif
+
+enum {
+    FA_SCAN_WIDTH = 4096, /* streams of a block */
+    FA_SCAN_NARROW = 64,  /* fewer streams than this go through all their steps in registers */
+    FA_SCAN_TURN = 32,    /* steps turned at a time */
+    FA_SCAN_FEW = 1,      /* streams left that are walked one after the other */
+    FA_SCAN_CHAINS = 3,   /* of one stream; 2 and 4 are as fast within 5 %, for want of registers */
+    FA_SCAN_WORTH = 512,  /* steps: below, looking for chains costs more than they save */
+    FA_PLAIN = 0,         /* neither mask nor truncations nor next values, and not a stream's first step taken */
+    FA_CUT = 1,           /* no mask */
+    FA_MASKED = 2,
+    FA_FIRST = 4, /* as plain, of the first step taken */
+    FA_VALUED = 8 /* values are given, and returns wanted */
+};
+
+typedef struct {
+    const void *rewards, *values, *next_values, *final_values, *last_values;
+    const unsigned char *terminated, *truncated, *mask;
+    void *out, *returns;
+    double gamma, lam;
+    ptrdiff_t steps, streams, time_stride, stream_stride; /* one of the strides is 1 */
+    const long long *offsets; /* streams + 1: where streams of different lengths begin; NULL: all have `steps` */
+} fa_scan;
+
+typedef struct {
+    FA_ALIGNED double carry[FA_SCAN_WIDTH], follow[FA_SCAN_WIDTH];
+    unsigned char seen[FA_SCAN_WIDTH];
+} fa_scan_state;
+
+typedef struct {
+    ptrdiff_t top, left; /* the next step, and how many there are with it */
+    double carry, follow;
+} fa_chain;
+
+/* reward, value, next value, carry, alive, going, gamma, lambda */
+typedef double (*fa_scan_rule)(double, double, double, double, double, double, double, double);
+
+/* The two loops that are compiled for every rule: `depth` steps of `width` neighbouring streams, the latest of the
+ * first stream at `at`; and `shared` steps of FA_SCAN_CHAINS chains, or of one. */
+typedef struct {
+    void (*rows)(int how, const fa_scan *w, ptrdiff_t at, ptrdiff_t depth, ptrdiff_t width, double *carry,
+                 double *follow, unsigned char *seen);
+    void (*chains)(const fa_scan *w, fa_chain *chains, int count, ptrdiff_t shared);
+} fa_scan_loops;
+
+/* ---- lanes ------------------------------------------------------------------------------------------------------ */
+
+/* Flags of all lanes in a word, and the bits of each.  SSE2 compares 32 bits, not 64. */
+#if FA_SCAN_LANES == 8 || defined(__AVX__)
+typedef uint64_t fa_word;
+#else
+typedef uint32_t fa_word;
+#endif
+#if defined(__BYTE_ORDER__) && defined(__ORDER_BIG_ENDIAN__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#define FA_BYTE(i) ((fa_word)0xff << (8 * (sizeof(fa_word) - 1 - (i))))
+#else
+#define FA_BYTE(i) ((fa_word)0xff << (8 * (i)))
+#endif
+static FA_UNUSED const fa_word fa_byte[sizeof(fa_word)] = {
+    FA_BYTE(0), FA_BYTE(1), FA_BYTE(2), FA_BYTE(3),
+#if FA_SCAN_LANES == 8 || defined(__AVX__)
+    FA_BYTE(4), FA_BYTE(5), FA_BYTE(6), FA_BYTE(7),
+#endif
+};
+
+FA_INLINE fa_word fa_flags(const unsigned char *p, int lanes)
+{
+    fa_word word = 0;
+    memcpy(&word, p, (size_t)lanes);
+    return word;
+}
+
+FA_INLINE fa_word fa_nonzero(fa_word x) /* every byte but 0 as 0xff */
+{
+    const fa_word ones = ~(fa_word)0 / 255;
+    x |= x >> 4 & 15 * ones;
+    x |= x >> 2 & 3 * ones;
+    x |= x >> 1 & ones;
+    return (x & ones) * 255;
+}
+
+/* All bits of a lane that is flagged, none of the others. */
+FA_INLINE void fa_spread(uint64_t *mask, fa_word word, int lanes)
+{
+    FA_SCAN_SIMD
+    for (int i = 0; i < lanes; i++) mask[i] = word & fa_byte[i] ? ~0ull : 0;
+}
+
+/* 0 in a lane that is flagged, else 1; from the word, or where 64 bits cannot be compared, from the spread mask. */
+#if FA_SCAN_LANES == 8 || defined(__AVX__)
+#define FA_SPREAD(mask, word) ((void)(mask))
+#define FA_UNLESS(word, mask, i) ((word)&fa_byte[i] ? 0.0 : 1.0)
+#else
+#define FA_SPREAD(mask, word) fa_spread(mask, word, LANES)
+#define FA_UNLESS(word, mask, i) fa_double(~(mask)[i] & 0x3ff0000000000000ull)
+#endif
+
+/* In bits: of several ternaries with one condition gcc 12 makes a branch. */
+FA_INLINE double fa_choose(uint64_t mask, double a, double b)
+{
+    return fa_double((fa_bits(a) & mask) | (fa_bits(b) & ~mask));
+}
+
+#define FA_JOIN_(a, b) a##b
+#define FA_JOIN(a, b) FA_JOIN_(a, b)
+#if defined(__GNUC__)
+typedef double fa_vector_2 __attribute__((vector_size(16), may_alias));
+typedef double fa_vector_4 __attribute__((vector_size(32), may_alias));
+typedef double fa_vector_8 __attribute__((vector_size(64), may_alias));
+#else
+typedef struct { double lane[2]; } fa_vector_2;
+typedef struct { double lane[4]; } fa_vector_4;
+typedef struct { double lane[8]; } fa_vector_8;
+#endif
+typedef double fa_vector_1;
+
+/* gcc 12 makes two conversions and a shuffle of one that widens. */
+FA_INLINE void fa_lanes_from_float(double *x, const float *p, int lanes)
+{
+#ifdef __AVX512F__
+    if (lanes == 8) {
+        _mm512_store_pd(x, _mm512_cvtps_pd(_mm256_loadu_ps(p)));
+        return;
+    }
+#endif
+#if defined(__AVX__)
+    if (lanes == 4) {
+        _mm256_store_pd(x, _mm256_cvtps_pd(_mm_loadu_ps(p)));
+        return;
+    }
+#elif defined(__SSE2__)
+    if (lanes == 4) {
+        const __m128 four = _mm_loadu_ps(p);
+        _mm_store_pd(x, _mm_cvtps_pd(four));
+        _mm_store_pd(x + 2, _mm_cvtps_pd(_mm_movehl_ps(four, four)));
+        return;
+    }
+#endif
+    for (int i = 0; i < lanes; i++) x[i] = p[i];
+}
+
+FA_INLINE void fa_lanes_to_float(float *p, const double *x, int lanes)
+{
+#ifdef __AVX512F__
+    if (lanes == 8) {
+        _mm256_storeu_ps(p, _mm512_cvtpd_ps(_mm512_load_pd(x)));
+        return;
+    }
+#endif
+#if defined(__AVX__)
+    if (lanes == 4) {
+        _mm_storeu_ps(p, _mm256_cvtpd_ps(_mm256_load_pd(x)));
+        return;
+    }
+#elif defined(__SSE2__)
+    if (lanes == 4) {
+        _mm_storeu_ps(p, _mm_movelh_ps(_mm_cvtpd_ps(_mm_load_pd(x)), _mm_cvtpd_ps(_mm_load_pd(x + 2))));
+        return;
+    }
+#endif
+    for (int i = 0; i < lanes; i++) p[i] = (float)x[i];
+}
+
+FA_INLINE void fa_lanes_from_double(double *x, const double *p, int lanes)
+{
+#ifdef __AVX512F__
+    if (lanes == 8) {
+        _mm512_store_pd(x, _mm512_loadu_pd(p));
+        return;
+    }
+#endif
+#ifdef __AVX__
+    if (lanes == 4) {
+        _mm256_store_pd(x, _mm256_loadu_pd(p));
+        return;
+    }
+#endif
+    for (int i = 0; i < lanes; i++) x[i] = p[i];
+}
+
+FA_INLINE void fa_lanes_to_double(double *p, const double *x, int lanes)
+{
+#ifdef __AVX512F__
+    if (lanes == 8) {
+        _mm512_storeu_pd(p, _mm512_load_pd(x));
+        return;
+    }
+#endif
+#ifdef __AVX__
+    if (lanes == 4) {
+        _mm256_storeu_pd(p, _mm256_load_pd(x));
+        return;
+    }
+#endif
+    for (int i = 0; i < lanes; i++) p[i] = x[i];
+}
+
+static FA_UNUSED int fa_odd_flags(const unsigned char *p, ptrdiff_t n) /* whether any byte is neither 0 nor 1 */
+{
+    unsigned char all = 0;
+    for (ptrdiff_t i = 0; i < n; i++) all |= p[i];
+    return all > 1;
+}
+
+/* ---- turning: to[step][lane] = from[lane][step] and back ----------------------------------------------------------- */
+
+static FA_UNUSED void fa_turn_float(float *to, const float *const *from, ptrdiff_t steps)
+{
+    ptrdiff_t b = 0;
+#ifdef __SSE2__
+    for (; b + 4 <= steps; b += 4)
+        for (int i = 0; i < FA_SCAN_LANES; i += 4) {
+            __m128 p = _mm_loadu_ps(from[i] + b), q = _mm_loadu_ps(from[i + 1] + b);
+            __m128 r = _mm_loadu_ps(from[i + 2] + b), s = _mm_loadu_ps(from[i + 3] + b);
+            _MM_TRANSPOSE4_PS(p, q, r, s);
+            float *at = to + b * FA_SCAN_LANES + i;
+            _mm_storeu_ps(at, p);
+            _mm_storeu_ps(at + FA_SCAN_LANES, q);
+            _mm_storeu_ps(at + 2 * FA_SCAN_LANES, r);
+            _mm_storeu_ps(at + 3 * FA_SCAN_LANES, s);
+        }
+#endif
+    for (; b < steps; b++)
+        for (int i = 0; i < FA_SCAN_LANES; i++) to[b * FA_SCAN_LANES + i] = from[i][b];
+}
+
+static FA_UNUSED void fa_turn_back_float(float *const *to, const float *from, ptrdiff_t steps)
+{
+    ptrdiff_t b = 0;
+#ifdef __SSE2__
+    for (; b + 4 <= steps; b += 4)
+        for (int i = 0; i < FA_SCAN_LANES; i += 4) {
+            const float *at = from + b * FA_SCAN_LANES + i;
+            __m128 p = _mm_loadu_ps(at), q = _mm_loadu_ps(at + FA_SCAN_LANES);
+            __m128 r = _mm_loadu_ps(at + 2 * FA_SCAN_LANES), s = _mm_loadu_ps(at + 3 * FA_SCAN_LANES);
+            _MM_TRANSPOSE4_PS(p, q, r, s);
+            _mm_storeu_ps(to[i] + b, p);
+            _mm_storeu_ps(to[i + 1] + b, q);
+            _mm_storeu_ps(to[i + 2] + b, r);
+            _mm_storeu_ps(to[i + 3] + b, s);
+        }
+#endif
+    for (; b < steps; b++)
+        for (int i = 0; i < FA_SCAN_LANES; i++) to[i][b] = from[b * FA_SCAN_LANES + i];
+}
+
+static FA_UNUSED void fa_turn_double(double *to, const double *const *from, ptrdiff_t steps)
+{
+    ptrdiff_t b = 0;
+#ifdef __SSE2__
+    for (; b + 2 <= steps; b += 2)
+        for (int i = 0; i < FA_SCAN_LANES; i += 2) {
+            const __m128d p = _mm_loadu_pd(from[i] + b), q = _mm_loadu_pd(from[i + 1] + b);
+            double *at = to + b * FA_SCAN_LANES + i;
+            _mm_storeu_pd(at, _mm_unpacklo_pd(p, q));
+            _mm_storeu_pd(at + FA_SCAN_LANES, _mm_unpackhi_pd(p, q));
+        }
+#endif
+    for (; b < steps; b++)
+        for (int i = 0; i < FA_SCAN_LANES; i++) to[b * FA_SCAN_LANES + i] = from[i][b];
+}
+
+static FA_UNUSED void fa_turn_back_double(double *const *to, const double *from, ptrdiff_t steps)
+{
+    ptrdiff_t b = 0;
+#ifdef __SSE2__
+    for (; b + 2 <= steps; b += 2)
+        for (int i = 0; i < FA_SCAN_LANES; i += 2) {
+            const double *at = from + b * FA_SCAN_LANES + i;
+            const __m128d p = _mm_loadu_pd(at), q = _mm_loadu_pd(at + FA_SCAN_LANES);
+            _mm_storeu_pd(to[i] + b, _mm_unpacklo_pd(p, q));
+            _mm_storeu_pd(to[i + 1] + b, _mm_unpackhi_pd(p, q));
+        }
+#endif
+    for (; b < steps; b++)
+        for (int i = 0; i < FA_SCAN_LANES; i++) to[i][b] = from[b * FA_SCAN_LANES + i];
+}
+
+#ifdef __SSE2__
+FA_INLINE __m128i fa_pair(const unsigned char *p, const unsigned char *q) /* eight bytes of each, by turns */
+{
+    return _mm_unpacklo_epi8(_mm_loadl_epi64((const __m128i *)p), _mm_loadl_epi64((const __m128i *)q));
+}
+#endif
+
+static FA_UNUSED void fa_turn_flags(unsigned char *to, const unsigned char *const *from, ptrdiff_t steps)
+{
+    ptrdiff_t b = 0;
+#ifdef __SSE2__
+    for (; b + 8 <= steps; b += 8) {
+        __m128i *at = (__m128i *)(to + b * FA_SCAN_LANES);
+        const __m128i p = fa_pair(from[0] + b, from[1] + b), q = fa_pair(from[2] + b, from[3] + b);
+        const __m128i low = _mm_unpacklo_epi16(p, q), high = _mm_unpackhi_epi16(p, q);
+#if FA_SCAN_LANES == 4
+        _mm_storeu_si128(at, low);
+        _mm_storeu_si128(at + 1, high);
+#else
+        const __m128i r = fa_pair(from[4] + b, from[5] + b), s = fa_pair(from[6] + b, from[7] + b);
+        const __m128i low_too = _mm_unpacklo_epi16(r, s), high_too = _mm_unpackhi_epi16(r, s);
+        _mm_storeu_si128(at, _mm_unpacklo_epi32(low, low_too));
+        _mm_storeu_si128(at + 1, _mm_unpackhi_epi32(low, low_too));
+        _mm_storeu_si128(at + 2, _mm_unpacklo_epi32(high, high_too));
+        _mm_storeu_si128(at + 3, _mm_unpackhi_epi32(high, high_too));
+#endif
+    }
+#endif
+    for (; b < steps; b++)
+        for (int i = 0; i < FA_SCAN_LANES; i++) to[b * FA_SCAN_LANES + i] = from[i][b];
+}
+
+/* ---- chains of one stream ----------------------------------------------------------------------------------------- */
+
+/* Cuts the chain into FA_SCAN_CHAINS, all but the first from the end of an episode, which nothing passes; returns the
+ * length of the shortest, 0 if there are too few ends. */
+static FA_UNUSED ptrdiff_t fa_cut_chain(const unsigned char *terminated, fa_chain *chains)
+{
+    const ptrdiff_t n = chains[0].left, bottom = chains[0].top + 1 - n;
+    ptrdiff_t above = chains[0].top, tops[FA_SCAN_CHAINS], shared = n;
+    if (n < FA_SCAN_WORTH) return 0;
+    tops[0] = above;
+    for (int k = 1; k < FA_SCAN_CHAINS; k++) {
+        const ptrdiff_t from = bottom + n * (FA_SCAN_CHAINS - k) / FA_SCAN_CHAINS;
+        const unsigned char *end = from < above ? memchr(terminated + from, 1, (size_t)(above - from)) : NULL;
+        if (end == NULL) return 0;
+        above = tops[k] = end - terminated;
+    }
+    for (int k = 0; k < FA_SCAN_CHAINS; k++) {
+        const ptrdiff_t left = tops[k] - (k + 1 < FA_SCAN_CHAINS ? tops[k + 1] : bottom - 1);
+        chains[k].top = tops[k], chains[k].left = left;
+        if (k) chains[k].carry = chains[k].follow = 0.0;
+        shared = left < shared ? left : shared;
+    }
+    return shared;
+}
+
+FA_INLINE ptrdiff_t fa_scan_begin(const fa_scan *w, ptrdiff_t stream)
+{
+    return w->offsets ? (ptrdiff_t)w->offsets[stream] : stream * w->stream_stride;
+}
+
+FA_INLINE ptrdiff_t fa_scan_end(const fa_scan *w, ptrdiff_t stream)
+{
+    return w->offsets ? (ptrdiff_t)w->offsets[stream + 1] : stream * w->stream_stride + w->steps;
+}
+
+#define REAL float
+#define NAME(stem) stem##_float
+#include "scan_body.h"
+
+#define REAL double
+#define NAME(stem) stem##_double
+#include "scan_body.h"
+
+#endif

@@ -1,0 +1,242 @@
+/* The loops over streams; included by scan.h with REAL = float and REAL = double. */
+
+#define LANES 1
+#include "scan_tile.h"
+#define LANES 4
+#include "scan_tile.h"
+#if FA_SCAN_LANES == 8
+#define LANES 8
+#include "scan_tile.h"
+#endif
+
+FA_INLINE void NAME(fa_scan_across)(fa_scan_rule rule, const int how, const fa_scan *w, ptrdiff_t at, ptrdiff_t depth,
+                                    ptrdiff_t width, double *carry, double *follow, unsigned char *seen)
+{
+    const fa_scan s = *w; /* in registers: the outputs might be w's own memory */
+    ptrdiff_t j = 0;
+#define FA_ACROSS(lanes)                                                                                               \
+    for (; j + lanes <= width; j += lanes)                                                                             \
+        FA_JOIN(NAME(fa_scan_tile), _##lanes)(rule, how, &s, at + j, depth, carry + j, follow + j, seen + j);
+#if FA_SCAN_LANES == 8
+    FA_ACROSS(8)
+#endif
+    FA_ACROSS(4)
+    FA_ACROSS(1)
+#undef FA_ACROSS
+}
+
+FA_INLINE void NAME(fa_scan_pairs)(fa_scan_rule rule, const int how, const fa_scan *w, ptrdiff_t at, ptrdiff_t width,
+                                   double *carry, double *follow)
+{
+    const fa_scan s = *w;
+    ptrdiff_t j = 0;
+    for (; j + FA_SCAN_LANES <= width; j += FA_SCAN_LANES)
+        FA_JOIN(NAME(fa_scan_pair), FA_JOIN(_, FA_SCAN_LANES))(rule, how, &s, at + j, carry + j, follow + j);
+    for (; j < width; j++)
+        FA_JOIN(NAME(fa_scan_pair), _1)(rule, how, &s, at + j, carry + j, follow + j);
+}
+
+FA_INLINE void NAME(fa_scan_rows)(fa_scan_rule rule, int how, const fa_scan *w, ptrdiff_t at, ptrdiff_t depth,
+                                  ptrdiff_t width, double *carry, double *follow, unsigned char *seen)
+{
+    if (how == FA_CUT)
+        NAME(fa_scan_across)(rule, FA_CUT, w, at, depth, width, carry, follow, seen);
+    else if (how == FA_MASKED)
+        NAME(fa_scan_across)(rule, FA_MASKED, w, at, depth, width, carry, follow, seen);
+    else if (how == (FA_CUT | FA_VALUED))
+        NAME(fa_scan_across)(rule, FA_CUT | FA_VALUED, w, at, depth, width, carry, follow, seen);
+    else if (how == (FA_MASKED | FA_VALUED))
+        NAME(fa_scan_across)(rule, FA_MASKED | FA_VALUED, w, at, depth, width, carry, follow, seen);
+    else if (how == FA_FIRST)
+        NAME(fa_scan_across)(rule, FA_FIRST, w, at, 1, width, carry, follow, seen);
+    else if (how == (FA_FIRST | FA_VALUED))
+        NAME(fa_scan_across)(rule, FA_FIRST | FA_VALUED, w, at, 1, width, carry, follow, seen);
+    else if (how == FA_PLAIN && depth == 2)
+        NAME(fa_scan_pairs)(rule, FA_PLAIN, w, at, width, carry, follow);
+    else if (how == FA_PLAIN)
+        NAME(fa_scan_across)(rule, FA_PLAIN, w, at, depth, width, carry, follow, seen);
+    else if (depth == 2)
+        NAME(fa_scan_pairs)(rule, FA_VALUED, w, at, width, carry, follow);
+    else
+        NAME(fa_scan_across)(rule, FA_VALUED, w, at, depth, width, carry, follow, seen);
+}
+
+FA_INLINE void NAME(fa_scan_along)(fa_scan_rule rule, const int valued, const int count, const fa_scan *w,
+                                   fa_chain *chains, ptrdiff_t shared)
+{
+    const REAL *rewards = (const REAL *)w->rewards, *values = (const REAL *)w->values;
+    const unsigned char *terminated = w->terminated;
+    REAL *out = (REAL *)w->out, *returns = (REAL *)w->returns;
+    const double gamma = w->gamma, lam = w->lam;
+    double c[FA_SCAN_CHAINS], f[FA_SCAN_CHAINS];
+    ptrdiff_t top[FA_SCAN_CHAINS];
+    for (int k = 0; k < count; k++) c[k] = chains[k].carry, f[k] = chains[k].follow, top[k] = chains[k].top;
+    for (ptrdiff_t i = 0; i < shared; i++)
+        for (int k = 0; k < count; k++) {
+            const ptrdiff_t t = top[k] - i;
+            const double value = valued ? (double)values[t] : 0.0;
+            const double going = terminated[t] == 0 ? 1.0 : 0.0;
+            c[k] = rule((double)rewards[t], value, f[k], c[k], going, going, gamma, lam);
+            f[k] = value;
+            out[t] = (REAL)c[k];
+            if (valued) returns[t] = (REAL)(c[k] + value);
+        }
+    for (int k = 0; k < count; k++) {
+        chains[k].carry = c[k], chains[k].follow = f[k];
+        chains[k].top -= shared, chains[k].left -= shared;
+    }
+}
+
+FA_INLINE void NAME(fa_scan_chains)(fa_scan_rule rule, const fa_scan *w, fa_chain *chains, int count, ptrdiff_t shared)
+{
+    if (w->values && count == 1)
+        NAME(fa_scan_along)(rule, 1, 1, w, chains, shared);
+    else if (w->values)
+        NAME(fa_scan_along)(rule, 1, FA_SCAN_CHAINS, w, chains, shared);
+    else if (count == 1)
+        NAME(fa_scan_along)(rule, 0, 1, w, chains, shared);
+    else
+        NAME(fa_scan_along)(rule, 0, FA_SCAN_CHAINS, w, chains, shared);
+}
+
+/* ---- which streams go how, whatever the rule ------------------------------------------------------------------------ */
+
+static FA_UNUSED void NAME(fa_scan_side_by_side)(const fa_scan *w, const fa_scan_loops *loops, int plain)
+{
+    fa_scan_state state;
+    const int valued = w->values ? FA_VALUED : 0;
+    for (ptrdiff_t first = 0; first < w->streams; first += FA_SCAN_WIDTH) {
+        const ptrdiff_t left = w->streams - first, width = left < FA_SCAN_WIDTH ? left : FA_SCAN_WIDTH;
+        const ptrdiff_t deep = width < FA_SCAN_NARROW ? w->steps : 2;
+        for (ptrdiff_t j = 0; j < width; j++) {
+            state.carry[j] = 0.0, state.seen[j] = 0;
+            state.follow[j] = w->last_values ? (double)((const REAL *)w->last_values)[first + j] : 0.0;
+        }
+        for (ptrdiff_t t = w->steps - 1, depth; t >= 0; t -= depth) {
+            const int first_step = plain && t == w->steps - 1;
+            const int how = first_step ? FA_FIRST : plain ? FA_PLAIN : w->mask ? FA_MASKED : FA_CUT;
+            depth = first_step ? 1 : deep < t + 1 ? deep : t + 1;
+            loops->rows(how | valued, w, t * w->time_stride + first, depth, width, state.carry, state.follow,
+                        state.seen);
+        }
+    }
+}
+
+/* One stream whose steps are neighbours, the first at `at`. */
+static FA_UNUSED void NAME(fa_scan_alone)(const fa_scan *w, const fa_scan_loops *loops, int plain, ptrdiff_t at,
+                                          ptrdiff_t steps, double carry, double follow, unsigned char seen)
+{
+    const int how = (w->mask ? FA_MASKED : FA_CUT) | (w->values ? FA_VALUED : 0);
+    fa_chain chains[FA_SCAN_CHAINS];
+    ptrdiff_t shared;
+    if (!plain || !seen) {
+        const ptrdiff_t depth = plain ? 1 : steps;
+        loops->rows(how, w, at + steps - 1, depth, 1, &carry, &follow, &seen);
+        steps -= depth;
+    }
+    if (steps == 0) return;
+    chains[0].top = at + steps - 1, chains[0].left = steps;
+    chains[0].carry = carry, chains[0].follow = follow;
+    shared = fa_cut_chain(w->terminated, chains);
+    if (shared) loops->chains(w, chains, FA_SCAN_CHAINS, shared);
+    for (int k = 0; k < (shared ? FA_SCAN_CHAINS : 1); k++) loops->chains(w, chains + k, 1, chains[k].left);
+}
+
+typedef struct {
+    FA_ALIGNED REAL rewards[FA_SCAN_TURN * FA_SCAN_LANES], values[FA_SCAN_TURN * FA_SCAN_LANES];
+    REAL ahead[FA_SCAN_TURN * FA_SCAN_LANES], out[FA_SCAN_TURN * FA_SCAN_LANES];
+    REAL returns[FA_SCAN_TURN * FA_SCAN_LANES];
+    unsigned char terminated[FA_SCAN_TURN * FA_SCAN_LANES], truncated[FA_SCAN_TURN * FA_SCAN_LANES];
+    unsigned char mask[FA_SCAN_TURN * FA_SCAN_LANES];
+} NAME(fa_turned);
+
+static FA_UNUSED void NAME(fa_scan_take)(REAL *to, const void *array, const ptrdiff_t *at, ptrdiff_t steps)
+{
+    const REAL *from[FA_SCAN_LANES];
+    for (int i = 0; i < FA_SCAN_LANES; i++) from[i] = (const REAL *)array + at[i];
+    NAME(fa_turn)(to, from, steps);
+}
+
+static FA_UNUSED void NAME(fa_scan_take_flags)(unsigned char *to, const unsigned char *array, const ptrdiff_t *at,
+                                               ptrdiff_t steps)
+{
+    const unsigned char *from[FA_SCAN_LANES];
+    for (int i = 0; i < FA_SCAN_LANES; i++) from[i] = array + at[i];
+    fa_turn_flags(to, from, steps);
+}
+
+static FA_UNUSED void NAME(fa_scan_give)(void *array, const REAL *from, const ptrdiff_t *at, ptrdiff_t steps)
+{
+    REAL *to[FA_SCAN_LANES];
+    for (int i = 0; i < FA_SCAN_LANES; i++) to[i] = (REAL *)array + at[i];
+    NAME(fa_turn_back)(to, from, steps);
+}
+
+/* `steps` steps of FA_SCAN_LANES streams, that of lane i from at[i] on. */
+static FA_UNUSED void NAME(fa_scan_turned)(const fa_scan *w, const fa_scan_loops *loops, int plain, int fresh,
+                                           const ptrdiff_t *at, ptrdiff_t steps, double *carry, double *follow,
+                                           unsigned char *seen)
+{
+    NAME(fa_turned) b;
+    fa_scan s = *w;
+    const int valued = w->values ? FA_VALUED : 0, how = (w->mask ? FA_MASKED : FA_CUT) | valued;
+    ptrdiff_t depth = plain ? (fresh ? 1 : 0) : steps;
+    s.time_stride = FA_SCAN_LANES, s.stream_stride = 1;
+    s.rewards = b.rewards, s.terminated = b.terminated, s.out = b.out, s.returns = b.returns;
+    NAME(fa_scan_take)(b.rewards, w->rewards, at, steps);
+    NAME(fa_scan_take_flags)(b.terminated, w->terminated, at, steps);
+    if (w->values) s.values = b.values, NAME(fa_scan_take)(b.values, w->values, at, steps);
+    if (w->next_values) s.next_values = b.ahead, NAME(fa_scan_take)(b.ahead, w->next_values, at, steps);
+    else if (w->final_values) s.final_values = b.ahead, NAME(fa_scan_take)(b.ahead, w->final_values, at, steps);
+    if (w->truncated) s.truncated = b.truncated, NAME(fa_scan_take_flags)(b.truncated, w->truncated, at, steps);
+    if (w->mask) s.mask = b.mask, NAME(fa_scan_take_flags)(b.mask, w->mask, at, steps);
+    if (depth)
+        loops->rows(how, &s, (steps - 1) * FA_SCAN_LANES, depth, FA_SCAN_LANES, carry, follow, seen);
+    if (depth < steps)
+        loops->rows(FA_PLAIN | valued, &s, (steps - 1 - depth) * FA_SCAN_LANES, steps - depth, FA_SCAN_LANES, carry, follow, seen);
+    NAME(fa_scan_give)(w->out, b.out, at, steps);
+    if (w->returns) NAME(fa_scan_give)(w->returns, b.returns, at, steps);
+}
+
+/* Streams whose steps are neighbours: as many as there are lanes at once, each lane taking the next stream when its own
+ * ends.  A lane for which there is none does what another does, into the same places. */
+static FA_UNUSED void NAME(fa_scan_in_rows)(const fa_scan *w, const fa_scan_loops *loops, int plain)
+{
+    FA_ALIGNED double carry[FA_SCAN_LANES] = {0}, follow[FA_SCAN_LANES] = {0};
+    unsigned char seen[FA_SCAN_LANES] = {0};
+    ptrdiff_t start[FA_SCAN_LANES], left[FA_SCAN_LANES] = {0}, at[FA_SCAN_LANES], next = 0;
+    for (;;) {
+        ptrdiff_t steps = FA_SCAN_TURN;
+        int active = 0, fresh = 0, some = 0;
+        for (int i = 0; i < FA_SCAN_LANES; i++) {
+            for (; left[i] == 0 && next < w->streams; next++) {
+                start[i] = fa_scan_begin(w, next), left[i] = fa_scan_end(w, next) - start[i];
+                carry[i] = 0.0, seen[i] = 0;
+                follow[i] = w->last_values ? (double)((const REAL *)w->last_values)[next] : 0.0;
+            }
+            if (left[i] == 0) continue;
+            active++, some = i, fresh |= seen[i] == 0;
+            steps = left[i] < steps ? left[i] : steps;
+        }
+        if (active <= FA_SCAN_FEW) break;
+        for (int i = 0; i < FA_SCAN_LANES; i++) at[i] = start[i] + left[i] - steps;
+        for (int i = 0; i < FA_SCAN_LANES; i++)
+            if (left[i] == 0) at[i] = at[some], carry[i] = carry[some], follow[i] = follow[some], seen[i] = seen[some];
+        NAME(fa_scan_turned)(w, loops, plain, fresh, at, steps, carry, follow, seen);
+        for (int i = 0; i < FA_SCAN_LANES; i++) left[i] -= left[i] ? steps : 0;
+    }
+    for (int i = 0; i < FA_SCAN_LANES; i++)
+        if (left[i]) NAME(fa_scan_alone)(w, loops, plain, start[i], left[i], carry[i], follow[i], seen[i]);
+}
+
+static FA_UNUSED void NAME(fa_scan_run)(const fa_scan *w, const fa_scan_loops *loops)
+{
+    const int plain = w->mask == NULL && w->truncated == NULL && w->next_values == NULL;
+    if (w->time_stride == 1)
+        NAME(fa_scan_in_rows)(w, loops, plain);
+    else
+        NAME(fa_scan_side_by_side)(w, loops, plain);
+}
+
+#undef REAL
+#undef NAME

@@ -1,0 +1,146 @@
+"""Recurrences in every shape that is walked differently: few and many streams, rows, chains, and what needs no cast."""
+
+import numpy as np
+import pytest
+from conftest import need
+
+from fastalign import discounted_returns, gae
+
+NAN = np.nan
+OPTIONS = ("none", "final", "next", "mask", "all")
+
+
+def streams(shape, layout, dtype, option, seed=0):
+    """Arguments whose unused elements are NaN: beyond masks, and final values where nothing is cut."""
+    rng = np.random.default_rng(seed)
+    rewards, values, other = rng.standard_normal((3, *shape)).astype(dtype)
+    terminated, cut = (rng.random(shape) < p for p in (0.1, 0.15))
+    mask = rng.random(shape) < 0.7
+    count = shape[1 if layout == "TN" else 0]
+    given = {"rewards": rewards, "values": values, "terminated": terminated, "layout": layout}
+    if option != "next":
+        given["last_values"] = rng.standard_normal(count).astype(dtype)
+    if option in ("final", "all"):
+        given |= {"truncated": cut, "final_values": np.where(cut & ~terminated, other, NAN).astype(dtype)}
+    if option == "next":
+        given |= {"truncated": cut, "next_values": other}
+    if option in ("mask", "all"):
+        given["mask"] = mask
+        for name in ("rewards", "values"):
+            given[name] = np.where(mask, given[name], NAN).astype(dtype)
+    return given
+
+
+def widened(given):
+    return {k: x.astype(np.float64) if getattr(x, "dtype", None) == np.float32 else x for k, x in given.items()}
+
+
+def close(got, want, dtype):
+    for g, w in zip(got, want, strict=True):
+        assert g.dtype == dtype
+        np.testing.assert_allclose(g, w, rtol=16 * np.finfo(dtype).eps, atol=64 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("layout", ["TN", "NT"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_width_and_length(monkeypatch, option, layout, dtype):
+    """Lanes and what is left of them, pairs of steps and single ones, blocks of 4096, rows turned 32 steps at once."""
+    from fastalign.backends import cython_cpu
+
+    need("cython", cython_cpu.why_not())
+    sizes = [(5, n) for n in (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 63, 64, 67)]
+    sizes += [(steps, n) for steps in (1, 2, 3, 4, 31, 32, 33, 65, 100) for n in (9, 70)] + [(3, 4101)]
+    for steps, count in sizes:
+        given = streams((steps, count) if layout == "TN" else (count, steps), layout, dtype, option, steps * count)
+        want = gae(**widened(given), backend="numpy")
+        for isa in cython_cpu.isas():
+            monkeypatch.setattr(cython_cpu, "core", lambda isa=isa: cython_cpu.load(isa))
+            close(gae(**given, backend="cython"), want, dtype)
+
+
+@pytest.mark.parametrize("option", ["none", "final", "next"])
+@pytest.mark.parametrize("layout", ["TN", "NT"])
+def test_every_width_of_returns(backend, option, layout):
+    for shape in ((6, 1), (6, 9), (40, 3), (3, 70)):
+        given = streams(shape, layout, np.float64, option)
+        del given["values"]
+        got = discounted_returns(**given, gamma=0.9, backend=backend)
+        close([got], [discounted_returns(**given, gamma=0.9, backend="numpy")], np.float64)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("layout", ["TN", "NT"])
+def test_what_needs_no_cast_gives_the_same_bits(backend, option, layout):
+    for dtype in (np.float32, np.float64):
+        given = streams((13, 21), layout, dtype, option)
+        want = gae(**given, backend=backend)
+        strided = {k: np.repeat(x, 2, -1)[..., ::2] if isinstance(x, np.ndarray) else x for k, x in given.items()}
+        bytes_ = {k: x.view(np.uint8) if getattr(x, "dtype", None) == np.bool_ else x for k, x in given.items()}
+        pair = np.empty_like(want[0]), np.empty_like(want[1])
+        for other in (strided, bytes_, given | {"out": pair}, given | {"gamma": np.float64(0.99)}):
+            for g, w in zip(gae(**other, backend=backend), want, strict=True):
+                np.testing.assert_array_equal(g, w)
+
+
+def test_integers_are_discounts(backend):
+    x, ends = np.arange(4.0), np.array([False, False, True, False])
+    for given in ({"gamma": 1.0}, {"lam": 0.0}):
+        whole = {name: int(x) for name, x in given.items()}
+        np.testing.assert_array_equal(
+            gae(x, x, ends, **whole, backend=backend), gae(x, x, ends, **given, backend=backend)
+        )
+
+
+def refused():
+    x, e = np.ones((4, 3), np.float32), np.zeros((4, 3), bool)
+    odd, frozen, out = e.astype(np.uint8), np.ones_like(x), (np.empty_like(x), np.empty_like(x))
+    odd[2, 1] = 3
+    frozen.flags.writeable = False
+    cut, last = e.copy(), np.ones(3, np.float32)
+    cut[1, 2] = True
+    yield "odd flags", (x, x, odd), {}, ValueError, r"terminated\[2, 1\] is 3; expected 0 or 1"
+    yield "odd mask", (x, x, e), {"mask": odd}, ValueError, r"mask\[2, 1\] is 3; expected 0 or 1"
+    yield "odd cuts", (x, x, e, odd), {"next_values": x}, ValueError, r"truncated\[2, 1\] is 3; expected 0 or 1"
+    yield "shape", (x, x[:3], e), {}, ValueError, r"values has shape \(3, 3\); expected \(4, 3\)"
+    yield "as many", (x, x.reshape(3, 4), e), {}, ValueError, r"values has shape \(3, 4\); expected \(4, 3\)"
+    yield "axes", (x, x.reshape(-1), e), {}, ValueError, r"values has shape \(12,\); expected \(4, 3\)"
+    yield "flags", (x, x, e[:, :2]), {}, ValueError, r"terminated has shape \(4, 2\); expected \(4, 3\)"
+    yield "kind of flags", (x, x, x), {}, TypeError, "terminated has dtype float32; expected bool or integers"
+    yield "no flags", (x, x, None), {}, TypeError, "terminated is None"
+    yield "last", (x, x, e), {"last_values": np.ones(4, np.float32)}, ValueError, r"last_values has shape \(4,\)"
+    yield "two ends", (x, x, e), {"last_values": last, "next_values": x}, ValueError, "are both given"
+    yield "cut", (x, x, e, cut), {}, ValueError, r"truncated\[1, 2\] is True"
+    yield "gamma", (x, x, e), {"gamma": 1.01}, ValueError, "gamma is 1.01; expected"
+    yield "no number", (x, x, e), {"lam": NAN}, ValueError, "lam is nan; expected"
+    yield "layout", (x, x, e), {"layout": "nt"}, ValueError, "layout is 'nt'"
+    yield "read-only", (x, x, e), {"out": (out[0], frozen)}, ValueError, r"out\[1\] is read-only"
+    yield "dtype of out", (x, x, e), {"out": (out[0], out[1].astype(float))}, TypeError, r"out\[1\] has dtype float64"
+    yield "shape of out", (x, x, e), {"out": (out[0], out[1].T)}, ValueError, r"out\[1\] has shape \(3, 4\)"
+    yield "input as out", (x, x, e), {"out": (x, out[1])}, ValueError, r"out\[0\] shares memory with an input"
+    yield "out twice", (x, x, e), {"out": (out[0], out[0])}, ValueError, r"out\[0\] shares memory with out\[1\]"
+    yield "part of a pair", (x, x, e), {"out": out[:1]}, TypeError, "expected a tuple of 2 arrays"
+    yield "backend", (x, x, e), {"backend": "tpu"}, ValueError, "backend is 'tpu'"
+
+
+@pytest.mark.parametrize("name", [case[0] for case in refused()])
+def test_what_needs_no_cast_is_refused_with_the_same_words(name):
+    _, arguments, options, error, text = next(case for case in refused() if case[0] == name)
+    with pytest.raises(error, match=text):
+        gae(*arguments, **options)
+
+
+def test_many_rows_are_divided_and_columns_are_not(threads, monkeypatch):
+    from fastalign import threads as pool
+
+    seen = []
+    run = pool.run
+    monkeypatch.setattr(pool, "run", lambda body, n, grain, count: (seen.append(n), run(body, n, grain, count)))
+    monkeypatch.setattr("fastalign.threads.WORTH_SHARING", 100)
+    threads(2)
+    for layout, parts in (("TN", []), ("NT", [10])):
+        given = streams((10, 20), layout, np.float32, "none")
+        want = gae(**given, backend="numpy")
+        seen.clear()
+        close(gae(**given), want, np.float32)
+        assert seen == parts
