@@ -1,5 +1,6 @@
 """The bench's end of the worker processes."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -47,9 +48,10 @@ class Worker:
         except BrokenPipeError:
             reply = ""
         if not reply:
+            status = self.process.wait(timeout=30)
             self.errors.seek(0)
-            last = (self.errors.read().strip().splitlines() or ["no reason given"])[-1]
-            raise Unavailable(f"{self.name} ended: {last[:300]}")
+            last = (self.errors.read().strip().splitlines() or ["it said nothing"])[-1]
+            raise Unavailable(f"{self.name} ended with status {status}; its last words: {last[:300]}")
         found = json.loads(reply)
         if "skip" in found or "error" in found:
             raise Unavailable(found.get("skip") or found["error"])
@@ -65,7 +67,8 @@ class Worker:
         return self.found["errors"]
 
     def close(self):
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait(timeout=30)
         self.process.stdout.close()
         self.errors.close()
@@ -75,7 +78,9 @@ _workers: dict[str, Worker | str] = {}
 
 
 def worker(name):
-    """The running worker of a peer; what could not start or ended is not tried again."""
+    """The running worker of a peer; what cannot start is not tried again, what ended starts afresh."""
+    if isinstance(_workers.get(name), Worker) and _workers[name].process.poll() is not None:
+        _workers.pop(name).close()
     if name not in _workers:
         try:
             _workers[name] = Worker(name)

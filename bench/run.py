@@ -12,6 +12,8 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import narrow
+
 HERE = Path(__file__).parent
 PEERS = ("torch", "jax", "tianshou", "stable-baselines3", "rlax", "scipy")
 # NumPy's BLAS: one thread, as everything else.
@@ -30,8 +32,10 @@ def facts(seconds, arguments):
 
     found = system.info()
     peers = {name: installed(name) for name in PEERS}
+    built = found["extension"]["chosen"] or "no extension"
     return {
-        "fastalign": f"{found['fastalign']}, {found['extension']['chosen'] or 'no extension'}",
+        "fastalign": f"{found['fastalign']}, {built}"
+        + (", all others held to AVX2 too" if narrow.environment() else ""),
         "processor": f"{found['cpu']}, {os.cpu_count()} CPUs",
         "python": found["python"],
         "numpy, numba": f"{found['packages']['numpy']}, {found['packages']['numba']}",
@@ -56,20 +60,18 @@ def main():
         "--benchmark-enable", "--benchmark-quiet", "--benchmark-save-data", f"--benchmark-json={results}",
         "--benchmark-warmup=off",
     ]  # fmt: skip
-    code = subprocess.run(
-        [*command, *(["--quick"] if options.quick else []), *rest], check=False, env={**os.environ, **ONE}
-    ).returncode
+    own = {**os.environ, **ONE, **narrow.environment()}
+    code = subprocess.run([*command, *(["--quick"] if options.quick else []), *rest], check=False, env=own).returncode
     if not results.exists() or not results.stat().st_size:
         sys.stderr.write("fastalign bench: nothing was measured\n")
         return code or 1
     data = json.loads(results.read_text())
     data["fastalign"] = facts(time.perf_counter() - start, sys.argv[1:])
     results.write_text(json.dumps(data))
-    sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
+    sys.path.append(str(HERE.parent / "tests"))
     import report
 
-    short = report.write(folder)
-    sys.stdout.write(f"{folder / 'README.md'}: {short} measure(s) fall short\n")
+    sys.stdout.write("\n".join([*report.write(folder), f"{folder / 'README.md'}\n"]))
     return code
 
 

@@ -125,7 +125,8 @@ def bench(
         Path, typer.Option(help="Folder for the JSON, the report and the plots.", show_default=True)
     ] = Path("bench-results"),
 ) -> None:
-    """The benchmark suite: every kernel against NumPy and the machine's own floor.  Other options go to pytest."""
+    """The benchmark suite: what is promised and every kernel, against NumPy, the machine's own floor, and peers where
+    they are installed.  Other options go to pytest."""
     if not (BENCH / "run.py").is_file():
         raise _refuse("the benchmark suite is not installed with the package: run it in a clone, by `make bench`")
     command = [sys.executable, str(BENCH / "run.py"), "--output", str(output), *(["--quick"] if quick else [])]

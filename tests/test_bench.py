@@ -113,8 +113,9 @@ def test_a_peer_in_its_process(bench, monkeypatch, tmp_path):
             mine.prepare("policy", (5,), "float32")
         with pytest.raises(remote.Unavailable, match="has no pairs"):
             mine.prepare("pairs", (5,), "float32")
-        with pytest.raises(remote.Unavailable, match="ended"):
+        with pytest.raises(remote.Unavailable, match="ended with status 3"):
             mine.prepare("fused", (5, 100), "float32")
+        assert remote.worker("mine") is not mine and remote.worker("mine").prepare("rows", (5, 100), "float32")
     finally:
         remote.close()
 
