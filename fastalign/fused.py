@@ -12,8 +12,8 @@ import numpy as np
 from . import arrays
 from .arrays import Array
 from .dispatch import Engine, choose
-from .log_probs import prepare, reduce_sequences
 from .elementwise import kept_count
+from .log_probs import prepare, reduce_sequences
 from .policy import policy_options, policy_result
 from .policy_rows import Rows, policy_rows
 from .preference import preference_loss

@@ -112,9 +112,7 @@ def _preference_loss(
     """With checked options, the first ``wanted`` of the arrays."""
     if (logps[2] is None) != (logps[3] is None):
         raise TypeError("only one of ref_chosen_logps and ref_rejected_logps is given; expected both or neither")
-    tallies, outputs, n, _ = walk(
-        "pair", loss_type, NAMES, logps, options, None, wanted, None, out, backend
-    )
+    tallies, outputs, n, _ = walk("pair", loss_type, NAMES, logps, options, None, wanted, None, out, backend)
     if not n:
         return 0.0, outputs, dict.fromkeys(RATES, float("nan"))
     loss, chosen, rejected, accuracy, margin = tallies

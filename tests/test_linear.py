@@ -8,7 +8,6 @@ import pytest
 
 import fastalign
 from fastalign import (
-    dispatch,
     linear_dpo_loss,
     linear_log_probs,
     linear_log_probs_grad,

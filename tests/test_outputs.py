@@ -1,0 +1,145 @@
+"""``out=`` of the elementwise losses, and calls that the extension takes whole: the same bits, the same errors."""
+
+import numpy as np
+import pytest
+
+from fastalign import kl_estimate, kl_penalty_reward, policy_loss, ppo_loss, preference_loss, reward_model_loss
+from fastalign.backends import cython_cpu
+
+RNG = np.random.default_rng(4)
+
+
+def flat(result):
+    """The arrays of a result, and all its numbers."""
+    parts = result if isinstance(result, tuple) else (result,)
+    found = [x for x in parts if isinstance(x, np.ndarray)]
+    numbers = [x for x in parts if isinstance(x, float)]
+    return found, numbers + [v for x in parts if isinstance(x, dict) for v in x.values()]
+
+
+CALLS = {
+    "policy_loss": (policy_loss, 3, 1),
+    "ppo_loss": (ppo_loss, 3, 1),
+    "preference_loss": (preference_loss, 4, 4),
+    "preference_loss, no reference": (preference_loss, 2, 4),
+    "reward_model_loss": (reward_model_loss, 2, 2),
+    "kl_estimate": (kl_estimate, 2, 2),
+    "kl_penalty_reward": (kl_penalty_reward, 2, 1),
+}
+
+
+@pytest.fixture(params=CALLS)
+def case(request):
+    return CALLS[request.param]
+
+
+def inputs(count, shape, dtype):
+    return [(RNG.standard_normal(shape) - 1).astype(dtype) for _ in range(count)]
+
+
+def outputs(count, shape, dtype):
+    made = tuple(np.full(shape, 7.0, dtype) for _ in range(count))
+    return made, made if count > 1 else made[0]
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (37,), (3, 50), (5000,)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_out_receives_what_is_returned(backend, case, shape, dtype):
+    call, reads, writes = case
+    some = inputs(reads, shape, dtype)
+    arrays, out = outputs(writes, shape, dtype)
+    want, numbers = flat(call(*some, backend=backend))
+    got, told = flat(call(*some, out=out, backend=backend))
+    assert all(x is y for x, y in zip(got, arrays, strict=True))
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(told, numbers)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_call_taken_whole_has_the_bits_of_one_that_is_not(monkeypatch, case, dtype):
+    call, reads, _ = case
+    some = inputs(reads, (9000,), dtype)
+    want, numbers = flat(call(*some, backend="cython"))
+    asked = []
+    monkeypatch.setattr(cython_cpu, "pointwise_at_once", lambda *_: asked.append(1))
+    from fastalign import dispatch
+
+    dispatch._engine.cache_clear()
+    got, told = flat(call(*some, backend="cython"))
+    dispatch._engine.cache_clear()
+    assert asked
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(told, numbers)
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_an_output_that_is_an_input_is_refused(backend, case, place):
+    call, reads, writes = case
+    some = inputs(reads, (50,), np.float64)
+    arrays, out = outputs(writes, (50,), np.float64)
+    kept = [x.copy() for x in (*some, *arrays)]
+    shared = some[0 if place == "first" else -1]
+    out = (*arrays[:-1], shared) if writes > 1 else shared
+    with pytest.raises(ValueError, match=r"out(\[\d\])? shares memory with an input"):
+        call(*some, out=out, backend=backend)
+    np.testing.assert_array_equal((*some, *arrays), kept)
+
+
+def test_two_outputs_that_overlap_are_refused(backend):
+    some = inputs(2, (50,), np.float64)
+    memory = np.zeros(60)
+    with pytest.raises(ValueError, match=r"out\[0\] shares memory with out\[1\]"):
+        kl_estimate(*some, out=(memory[:50], memory[10:]), backend=backend)
+    assert not memory.any()
+
+
+@pytest.mark.parametrize(
+    "change, error, text",
+    [
+        (lambda x: x[:-1], ValueError, r"has shape \(49,\); expected \(50,\)"),
+        (lambda x: x.astype(np.float32), TypeError, "has dtype float32; expected float64"),
+        (lambda x: np.repeat(x, 2)[::2], ValueError, "must be C-contiguous"),
+        (lambda x: x.tolist(), TypeError, "is a list; expected a numpy.ndarray"),
+        (lambda x: None, TypeError, "is a NoneType|^$"),
+    ],
+)
+def test_an_output_of_another_kind_is_refused(backend, case, change, error, text):
+    call, reads, writes = case
+    arrays, out = outputs(writes, (50,), np.float64)
+    wrong = change(arrays[-1])
+    if wrong is None and writes == 1:
+        pytest.skip("out=None asks for a new array")
+    with pytest.raises(error, match=text):
+        call(*inputs(reads, (50,), np.float64), out=(*arrays[:-1], wrong) if writes > 1 else wrong, backend=backend)
+    assert all((x == 7.0).all() for x in arrays)
+
+
+def test_a_read_only_output_is_refused(backend, case):
+    call, reads, writes = case
+    arrays, out = outputs(writes, (50,), np.float64)
+    arrays[0].flags.writeable = False
+    with pytest.raises(ValueError, match=r"out(\[0\])? is read-only"):
+        call(*inputs(reads, (50,), np.float64), out=out, backend=backend)
+    assert all((x == 7.0).all() for x in arrays)
+
+
+def test_the_number_of_outputs_is_checked(backend):
+    with pytest.raises(TypeError, match="out is a tuple of 1; expected a tuple of 2 arrays"):
+        kl_estimate([0.0], [0.0], out=(np.zeros(1),), backend=backend)
+    with pytest.raises(TypeError, match="out is a ndarray; expected a tuple of 2 arrays"):
+        kl_estimate(np.zeros(1), np.zeros(1), out=np.zeros(1), backend=backend)
+
+
+def test_inputs_taken_whole_are_those_that_need_nothing(case):
+    """Swapped, strided, unaligned, mixed and masked ones give the same numbers by the long way."""
+    call, reads, _ = case
+    some = inputs(reads, (50,), np.float64)
+    want, numbers = flat(call(*some, backend="cython"))
+    unaligned = np.zeros(50 * 8 + 1, np.uint8)[1:].view(np.float64)
+    unaligned[:] = some[0]
+    for other in (some[0].astype(">f8"), np.repeat(some[0], 2)[::2], unaligned, np.ma.asarray(some[0]).data):
+        got, told = flat(call(other, *some[1:], backend="cython"))
+        np.testing.assert_array_equal(got, want)
+        np.testing.assert_array_equal(told, numbers)
+    with pytest.raises(ValueError, match="has shape"):
+        call(*some[:-1], some[-1][:-1], backend="cython")
