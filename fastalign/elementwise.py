@@ -33,9 +33,9 @@ def walk(
 ) -> Walked:
     """(tallies, outputs in the shape of the inputs, number of elements that count, weight) of the rule ``kind``.
 
-    ``names`` are the caller's for the ``given`` arrays; those given as None are zeros.  The first ``wanted`` outputs are
-    computed, into ``out`` (an array, or a tuple of several) where that is given.  ``weight`` is the rule's last
-    parameter; None is 1 / n, for a mean.
+    ``names`` are the caller's for the ``given`` arrays; None is zeros where it may be given.  The first ``wanted``
+    outputs are computed, into ``out`` (an array, or a tuple of several) if that is given.  ``weight`` is the rule's
+    last parameter; None is 1 / n, for a mean.
     """
     engine = choose(backend, *given)
     first = given[0]
