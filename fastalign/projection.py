@@ -1,4 +1,10 @@
-"""Logits as hidden · weightᵀ + bias, a tile of rows and vocabulary at a time, by the BLAS that NumPy ships."""
+"""Logits as hidden · weightᵀ + bias, a tile of rows and vocabulary at a time, by the BLAS that NumPy ships.
+
+What its bits depend on, OpenBLAS 0.3.31: its kernels for AVX-512 give a row the same bits among any number of rows, but
+for one row alone, which is a matrix-vector product, and in products of less than about 10⁶ steps; those for AVX2 do not
+(float64: in rows beyond a multiple of 8; float32: in few or many, by the place of a row).  Two threads of its own and
+one give other bits for some shapes.  fastalign's threads begin after the product.
+"""
 
 import math
 from collections.abc import Iterator
