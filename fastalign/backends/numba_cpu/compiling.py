@@ -19,7 +19,7 @@ njit: Any = compiler  # not all of its options are in its annotations
 def jit(*signature: Any, **options: Any) -> Any:
     """With a signature it compiles at once, for these types and those that convert to them, and never again."""
     kept = os.environ.get("FASTALIGN_NUMBA_CACHE") == "1"
-    return njit(*signature, nogil=True, error_model="numpy", cache=kept, **options)
+    return njit(*signature, nogil=True, error_model="numpy", no_cfunc_wrapper=True, cache=kept, **options)
 
 
 def given(dtype: str, axes: int = 1) -> Any:

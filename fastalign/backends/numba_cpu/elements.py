@@ -82,24 +82,28 @@ def pointwise_loop(inputs, mask, params, outputs, partials):
 
 
 @cache
+def _moves(dtype: str) -> dict[str, Any]:
+    """What does not depend on the rule: for each number of arrays it is compiled once."""
+    free = {"no_bits": np.uint8(0), "all_bits": np.uint8(255), "empty": np.dtype(dtype).type(0.0)}
+    return free | {f.__name__: rules().drive(f, dtype, inlined, **free) for f in (leave, gather, scatter)}
+
+
+@cache
 def pointwise_kernel(family: str, kind: str, dtype: str) -> Any:
     """The compiled loop for one rule and one dtype of arrays."""
     shape = FAMILIES[family]
     number = np.dtype(dtype if f"{family}_{kind}" in SINGLE else "float64").type
     bind, name = rules(np.dtype(number).name), f"{family}_{kind}_{dtype}"
     sums, nothing = len(shape.sums), (number(0.0),) * len(shape.sums) + (number(-np.inf),) * len(shape.peaks)
-    free = {
+    free = _moves(dtype) | {
         "zero": number(0.0),
-        "empty": np.dtype(dtype).type(0.0),
-        "no_bits": np.uint8(0),
-        "all_bits": np.uint8(255),
         "sums": sums,
         "tallies": shape.tallies,
         "parts": len(shape.inputs) + len(shape.outputs),
         "nothing": nothing,
         "element": bind.element(family, kind),
     }
-    free |= {f.__name__: bind.drive(f, name, inlined, **free) for f in (step, leave, gather, scatter)}
+    free["step"] = bind.drive(step, name, inlined, **free)
     signature = types.void(
         types.UniTuple(given(dtype), len(shape.inputs)),
         given("uint8"),
