@@ -10,16 +10,22 @@ from .dispatch import Engine, choose
 
 
 class _Streams:
-    """Arrays over time and streams as the kernels take them: two axes, and the layout."""
+    """Arrays over time and streams as the kernels take them: two axes, the layout, and where packed streams begin."""
 
-    def __init__(self, shape: tuple[int, ...], layout: str) -> None:
+    def __init__(self, shape: tuple[int, ...], layout: str, cu_seqlens: Array | None = None) -> None:
         layout = arrays.choice("layout", layout, ("TN", "NT"))
+        self.offsets = None
+        if cu_seqlens is not None and len(shape) != 1:
+            raise ValueError(f"rewards has shape {shape}; expected one axis with cu_seqlens")
         if len(shape) not in (1, 2):
             raise ValueError(f"rewards has shape {shape}; expected one stream (T,), or two axes as layout says")
         self.shape = shape
         self.layout = layout if len(shape) == 2 else "NT"
         self.two = shape if len(shape) == 2 else (1, shape[0])
-        self.steps, self.count = self.two if self.layout == "TN" else self.two[::-1]
+        self.count = self.two[1 if self.layout == "TN" else 0]
+        if cu_seqlens is not None:
+            self.offsets = arrays.offsets(cu_seqlens, shape[0])
+            self.count = len(self.offsets) - 1
 
     def flat(self, x: Array | None) -> Array | None:
         return None if x is None else x.reshape(self.two)
@@ -70,6 +76,7 @@ def _run(
     gamma: float,
     lam: float,
     layout: str,
+    cu_seqlens: Any,
     out: tuple[Any, ...] | None,
     outputs: tuple[str, ...],
     backend: str | None,
@@ -82,7 +89,7 @@ def _run(
         raise TypeError("terminated is None; expected flags of the shape of rewards")
     real = dict(zip(named, arrays.reals("next_values", "final_values", **named), strict=True))
     rewards = real["rewards"]
-    streams = _Streams(rewards.shape, layout)
+    streams = _Streams(rewards.shape, layout, cu_seqlens)
     shape = rewards.shape
     ends = arrays.flags("terminated", terminated, shape, "1 = ended")
     cuts = arrays.flags("truncated", truncated, shape, "1 = cut short")
@@ -107,6 +114,7 @@ def _run(
             lam,
             streams.layout,
             *both[:2],
+            None if streams.offsets is None else engine.place(streams.offsets),
         )
     return tuple(filled)
 
@@ -138,6 +146,7 @@ def gae(
     gamma: float = 0.99,
     lam: float = 0.95,
     layout: str = "TN",
+    cu_seqlens: Array | None = None,
     out: tuple[Array, Array] | None = None,
     backend: str | None = None,
 ) -> tuple[Array, Array]:
@@ -146,24 +155,28 @@ def gae(
     Âₜ = δₜ + γλ (1 − doneₜ) Âₜ₊₁,   δₜ = rₜ + γ (1 − terminatedₜ) V′ₜ − Vₜ,   returnsₜ = Âₜ + Vₜ
     done = terminated or truncated                                        (arXiv:1506.02438, eq. 16)
 
-    rewards, values and the flags: (T,) for one stream, (T, N) with layout "TN", (N, T) with "NT". A flag at t says
-    that action t ended its episode: for good (terminated, which wins) or by a time limit (truncated). V′ₜ, the value
-    of the state that action t reached, is next_values[t] if given; else final_values[t] where truncated; else
-    values[t+1], and after the last step last_values, (N,) or a scalar for one stream, None for 0. mask (1 = counts):
-    elements left out are not read, get 0, and neither decay nor cut the trace. Results keep the dtype of the inputs
-    (integers: float64) and are carried in double; ``out`` is a pair that receives them. What lies beyond the end of an
-    episode never leaks, be it NaN; within one NaN propagates backwards. Empty inputs give empty results.
+    rewards, values and the flags: (T,) for one stream, (T, N) with layout "TN", (N, T) with "NT", or packed: one axis
+    of several streams one after the other, with cu_seqlens (B + 1) from 0 to the number of elements and last_values
+    (B,). A flag at t says that action t ended its episode: for good (terminated, which wins) or by a time limit
+    (truncated). V′ₜ, the value of the state that action t reached, is next_values[t] if given; else final_values[t]
+    where truncated; else values[t+1], and after the last step last_values, (N,) or a scalar for one stream, None for 0.
+    mask (1 = counts): elements left out are not read, get 0, and neither decay nor cut the trace. Results keep the
+    dtype of the inputs (integers: float64) and are carried in double; ``out`` is a pair that receives them. What lies
+    beyond the end of an episode or of a packed stream never leaks, be it NaN; within one NaN propagates backwards.
+    Empty inputs give empty results.
 
-    Raises ValueError for shapes, options, last_values together with next_values, and a truncated step without
-    final_values or next_values; TypeError for dtypes.
+    Raises ValueError for shapes, options, cu_seqlens, last_values together with next_values, and a truncated step
+    without final_values or next_values; TypeError for dtypes.
 
     >>> from fastalign import gae
     >>> advantages, returns = gae(
     ...     [1, 0, 2, -1, 0.5], [0.5, 0.4, 0.3, 0.2, 0.1], [0, 0, 1, 0, 0], last_values=0.6, gamma=0.9, lam=0.8)
     >>> advantages.round(6).tolist()
     [1.64768, 1.094, 1.7, -0.4332, 0.94]
+    >>> gae([1.0, 1.0, 3.0], [0.0, 0.0, 0.0], [0, 0, 0], cu_seqlens=[0, 2, 3], gamma=0.5, lam=1.0)[0].tolist()
+    [1.5, 1.0, 3.0]
     """
-    if type(rewards) is np.ndarray and values is not None:
+    if type(rewards) is np.ndarray and values is not None and cu_seqlens is None:
         optional = next_values, final_values, last_values, terminated, truncated, mask
         done = choose(backend).scan_ready("gae", rewards, values, *optional, gamma, lam, layout, out)
         if done is not None:
@@ -173,7 +186,7 @@ def gae(
         raise TypeError("values is None; expected an array of the shape of rewards")
     both = ("advantages", "returns")
     advantages, returns = _run(
-        "gae", named, terminated, truncated, last_values, mask, gamma, lam, layout, out, both, backend
+        "gae", named, terminated, truncated, last_values, mask, gamma, lam, layout, cu_seqlens, out, both, backend
     )
     return advantages, returns
 
@@ -188,6 +201,7 @@ def discounted_returns(
     final_values: Array | None = None,
     gamma: float = 0.99,
     layout: str = "TN",
+    cu_seqlens: Array | None = None,
     out: Array | None = None,
     backend: str | None = None,
 ) -> Array:
@@ -195,21 +209,23 @@ def discounted_returns(
 
     Gₜ = rₜ + γ (1 − terminatedₜ) (V′ₜ if truncated or last, else Gₜ₊₁)
 
-    Shapes, flags, V′, dtypes, special values and errors as in ``gae``; next_values is read only where V′ is used.
+    Shapes, packed streams, flags, V′, dtypes, special values and errors as in ``gae``; next_values is read only where
+    V′ is used.
 
     >>> from fastalign import discounted_returns
     >>> discounted_returns([1.0, 1.0, 1.0], [0, 1, 0], last_values=2.0, gamma=0.5).tolist()
     [1.5, 1.0, 2.0]
     """
     given = None if out is None else (out,)
-    if type(rewards) is np.ndarray:
+    if type(rewards) is np.ndarray and cu_seqlens is None:
         optional = next_values, final_values, last_values, terminated, truncated, None
         done = choose(backend).scan_ready("returns", rewards, None, *optional, gamma, 1.0, layout, given)
         if done is not None:
             return done[0]
     named = {"rewards": rewards, "next_values": next_values, "final_values": final_values}
+    numbers = gamma, 1.0, layout, cu_seqlens
     (returns,) = _run(
-        "returns", named, terminated, truncated, last_values, None, gamma, 1.0, layout, given, ("returns",), backend
+        "returns", named, terminated, truncated, last_values, None, *numbers, given, ("returns",), backend
     )
     return returns
 

@@ -19,18 +19,10 @@ from .arrays import is_device
 from .backends import BLOCK
 from .rules import FAMILIES
 
-try:
-    environment = import_module(f"{__package__}._cpu").environment
-except (ImportError, AttributeError):  # not built, or not of this version
-
-    def environment(name: str) -> str:
-        return os.environ.get(name, "")
-
-
 MODULES = {"cython": "cython_cpu", "numba": "numba_cpu", "numpy": "reference", "cuda": "numba_cuda"}
 AUTOMATIC = ("cython", "numba", "numpy")
 
-# Positions of the arrays a function writes, for those who must copy them.
+# Positions of the arrays a function writes.
 WRITES = {
     "row_forward": (5, 6, 7),
     "row_backward": (10,),
@@ -96,7 +88,7 @@ def choose(backend: str | None, *arrays: Any) -> "Engine":
     """The engine for a call with these arrays."""
     source = "backend"
     if backend is None:
-        backend, source = environment("FASTALIGN_BACKEND") or None, "FASTALIGN_BACKEND"
+        backend, source = threads.environment("FASTALIGN_BACKEND") or None, "FASTALIGN_BACKEND"
     on_device = False
     for x in arrays:
         if type(x) is not np.ndarray and is_device(x):
@@ -205,12 +197,17 @@ class Engine:
         threads.run(part, n, BLOCK, count)
 
     def scan(self, kind: str, *arrays: Any) -> None:
-        rewards, layout = arrays[0], arrays[10]
-        count = threads.parts(len(rewards), 1, rewards.size) if layout == "NT" else 1
+        """Rows are divided among threads, packed sequences too, columns are not."""
+        work, offsets = self.module.scan, arrays[13]
+        n = len(arrays[0]) if offsets is None else len(offsets) - 1
+        count = threads.parts(n, 1, arrays[0].size) if arrays[10] == "NT" else 1
         if count == 1:
-            self.module.scan(kind, *arrays)
+            work(kind, *arrays)
+        elif offsets is None:
+            threads.run(lambda a, b: work(kind, *(cut(x, a, b) for x in arrays)), n, 1, count)
         else:
-            threads.run(lambda a, b: self.module.scan(kind, *(cut(x, a, b) for x in arrays)), len(rewards), 1, count)
+            whole, last = arrays[5:13], arrays[4]
+            threads.run(lambda a, b: work(kind, *arrays[:4], cut(last, a, b), *whole, offsets[a : b + 1]), n, 1, count)
 
     def scan_ready(self, *arguments: Any) -> Any:
         """The outputs, if this backend itself checks arrays that need no cast; None: they remain to be checked."""

@@ -90,7 +90,8 @@ def preference_loss(
     options = _options(loss_type, beta, label_smoothing)
     logps = (policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps)
     loss, outputs, metrics = _preference_loss(logps, *options, 4, out, backend)
-    return PreferenceLoss(loss, *outputs, metrics)
+    grad_chosen, grad_rejected, chosen_rewards, rejected_rewards = outputs
+    return PreferenceLoss(loss, grad_chosen, grad_rejected, chosen_rewards, rejected_rewards, metrics)
 
 
 @arrays.remembered

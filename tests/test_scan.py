@@ -144,3 +144,106 @@ def test_many_rows_are_divided_and_columns_are_not(threads, monkeypatch):
         seen.clear()
         close(gae(**given), want, np.float32)
         assert seen == parts
+
+
+# ---- packed sequences ----------------------------------------------------------------------------------------------
+
+
+LENGTHS = {
+    "one": [7],
+    "some": [3, 0, 1, 40, 5],
+    "many": [17, 2, 33, 0, 64, 1, 9, 100, 31, 32, 5, 5, 5, 0, 70],
+    "long": [2000, 5, 1500],
+    "nothing": [0, 0],
+    "none": [],
+}
+
+
+def packed(lengths, dtype, option):
+    offsets = np.concatenate([[0], np.cumsum(np.array(lengths, int))])
+    given = streams((int(offsets[-1]), 1), "TN", dtype, option, len(lengths))
+    given = {k: x[:, 0] if np.ndim(x) == 2 else x for k, x in given.items() if k != "layout"}
+    if "last_values" in given:
+        given["last_values"] = np.random.default_rng(1).standard_normal(len(lengths)).astype(dtype)
+    return given, offsets
+
+
+def parts_of(given, offsets):
+    for b in range(len(offsets) - 1):
+        part = slice(offsets[b], offsets[b + 1])
+        yield {k: x[b : b + 1] if k == "last_values" else x[part] for k, x in given.items()}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("name", LENGTHS)
+def test_packed_sequences_are_separate_calls(backend, name, option):
+    for dtype in (np.float32, np.float64):
+        given, offsets = packed(LENGTHS[name], dtype, option)
+        got = gae(**given, cu_seqlens=offsets, gamma=0.9, backend=backend)
+        assert got[0].shape == got[1].shape == (offsets[-1],) and got[0].dtype == dtype
+        for b, part in enumerate(parts_of(given, offsets)):
+            for g, w in zip(got, gae(**part, gamma=0.9, backend=backend), strict=True):
+                np.testing.assert_array_equal(g[offsets[b] : offsets[b + 1]], w)
+        if option in ("none", "final", "next"):
+            del given["values"]
+            (got,) = (discounted_returns(**given, cu_seqlens=offsets, backend=backend),)
+            for b, part in enumerate(parts_of(given, offsets)):
+                want = discounted_returns(**part, backend=backend)
+                np.testing.assert_array_equal(got[offsets[b] : offsets[b + 1]], want)
+
+
+def test_packed_sequences_do_not_depend_on_the_threads(backend, threads, monkeypatch):
+    monkeypatch.setattr("fastalign.threads.WORTH_SHARING", 2)
+    given, offsets = packed(LENGTHS["many"], np.float32, "all")
+    threads(1)
+    want = gae(**given, cu_seqlens=offsets, backend=backend)
+    for count in (2, 5):
+        threads(count)
+        pair = np.full_like(want[0], NAN), np.full_like(want[1], NAN)
+        for g, w in zip(gae(**given, cu_seqlens=offsets, out=pair, backend=backend), want, strict=True):
+            np.testing.assert_array_equal(g, w)
+
+
+def test_packed_sequences_are_padded_ones(backend):
+    """The reference's property: packed = padded, the padding masked."""
+    lengths = [5, 9, 1]
+    given, offsets = packed(lengths, np.float64, "none")
+    got = gae(**given, cu_seqlens=offsets, backend=backend)
+    mask = np.arange(9) < np.array(lengths)[:, None]
+
+    def padded(x):
+        wide = np.zeros(mask.shape, x.dtype)
+        wide[mask] = x
+        return wide
+
+    rows = {k: x if k == "last_values" else padded(x) for k, x in given.items()}
+    for g, w in zip(got, gae(**rows, mask=mask, layout="NT", backend=backend), strict=True):
+        np.testing.assert_allclose(g, w[mask], rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "given, error, text",
+    [
+        ({"cu_seqlens": [0, 2]}, ValueError, "cu_seqlens ends with 2; expected 3, the number of elements"),
+        ({"cu_seqlens": [1, 3]}, ValueError, "cu_seqlens starts with 1; expected 0"),
+        ({"cu_seqlens": [0, 2, 1, 3]}, ValueError, r"cu_seqlens\[2\] is 1, less than the 2 before it"),
+        ({"cu_seqlens": [0.0, 3.0]}, TypeError, "cu_seqlens has dtype float64; expected integers"),
+        ({"cu_seqlens": [0, 1, 3], "last_values": 1.0}, ValueError, r"last_values has shape \(\); expected \(2,\)"),
+        ({"cu_seqlens": [0, 1, 3], "last_values": [1.0]}, ValueError, r"last_values has shape \(1,\); expected \(2,\)"),
+        ({"cu_seqlens": [0, 1, 3], "truncated": [0, 1, 0]}, ValueError, r"truncated\[1\] is True"),
+    ],
+)
+def test_packed_sequences_are_refused(backend, given, error, text):
+    x = np.ones(3)
+    pair = np.full(3, 7.0), np.full(3, 7.0)
+    with pytest.raises(error, match=text):
+        gae(x, x, [0, 0, 0], **given, out=pair, backend=backend)
+    assert (pair[0] == 7).all() and (pair[1] == 7).all()
+    with pytest.raises(error, match=text):
+        discounted_returns(x, [0, 0, 0], **given, backend=backend)
+
+
+def test_packed_sequences_have_one_axis():
+    x = np.ones((2, 3))
+    with pytest.raises(ValueError, match=r"rewards has shape \(2, 3\); expected one axis with cu_seqlens"):
+        gae(x, x, x > 1, cu_seqlens=[0, 6])

@@ -260,7 +260,17 @@ def total(x: Array) -> float:
 # ---- scan ------------------------------------------------------------------------------------------------------------
 
 
-def scan(
+def scan(kind: str, *arguments: Any) -> None:
+    """Of all streams, or with offsets at the end, of each part of the one row that holds them."""
+    *arrays, offsets = arguments if len(arguments) == 14 else (*arguments, None)
+    if offsets is None:
+        return _scan(kind, *arrays)
+    for b, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+        part = slice(start, end)
+        _scan(kind, *(x[..., part] if np.ndim(x) == 2 else x[b : b + 1] if np.ndim(x) == 1 else x for x in arrays))
+
+
+def _scan(
     kind: str,
     rewards: Array,
     values: Array | None,

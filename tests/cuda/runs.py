@@ -12,7 +12,7 @@ from fastalign.backends import BLOCK, reference
 from fastalign.backends.numba_cuda import elements, group, recurrence, row
 from fastalign.binding import FAMILIES, family
 
-NONE = {name: np.zeros(0, name) for name in ("float32", "float64", "uint8")}
+NONE = {name: np.zeros(0, name) for name in ("float32", "float64", "uint8", "int64")}
 NONE_2D = {name: np.zeros((0, 0), name) for name in ("float32", "float64", "uint8")}
 NAN, INF = np.nan, np.inf
 
@@ -222,7 +222,7 @@ def pointwise_runs(name: str, large: bool) -> Iterator[Run]:
 def scan_runs(kind: str, large: bool) -> Iterator[Run]:
     shapes = ((1, 1), (5, 3), (17, 130), (200, 300)) if large else ((1, 1), (4, 3), (9, 33))
     for steps, streams in shapes:
-        for layout in ("TN", "NT"):
+        for layout in ("TN", "NT", "packed"):
             for option in ("plain", "next", "final", "masked", "bare"):
                 if kind == "gae" and option == "bare":
                     continue
@@ -232,7 +232,10 @@ def scan_runs(kind: str, large: bool) -> Iterator[Run]:
 
 def _scan(kind: str, steps: int, streams: int, layout: str, option: str, dtype: np.dtype) -> Run:
     rng = np.random.default_rng(steps)
-    shape = (steps, streams) if layout == "TN" else (streams, steps)
+    shape, offsets = (steps, streams) if layout == "TN" else (streams, steps), None
+    if layout == "packed":
+        offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 2 * steps + 1, streams))])
+        shape = (1, int(offsets[-1]))
     rewards, values, following, final = (rng.standard_normal(shape).astype(dtype) for _ in range(4))
     ended, cut, counts = ((rng.random(shape) < p).astype(np.uint8) for p in (0.2, 0.2, 0.7))
     following[ended == 1] = NAN
@@ -253,13 +256,14 @@ def _scan(kind: str, steps: int, streams: int, layout: str, option: str, dtype: 
         returns = None
     wanted = [np.empty(shape), None if returns is None else np.empty(shape)]
     wide = [None if x is None else x.astype(np.float64) for x in (rewards, *given.values())]
-    reference.scan(kind, *wide, ended, truncated, mask, 0.99, 0.95, layout, *wanted)
+    reference.scan(kind, *wide, ended, truncated, mask, 0.99, 0.95, "TN" if layout == "TN" else "NT", *wanted, offsets)
     out, none = fresh(shape, dtype), NONE_2D[dtype.name]
     reals = [none if given[k] is None else given[k] for k in ("values", "next", "final")]
     last = NONE[dtype.name] if given["last"] is None else given["last"]
     flags = [NONE_2D["uint8"] if x is None else x for x in (truncated, mask)]
     both = out, none if returns is None else returns
     arguments = rewards, *reals, last, ended, *flags, 0.99, 0.95, layout == "TN", *both
+    arguments = *arguments, NONE["int64"] if offsets is None else offsets
     outputs = (out,) if returns is None else (out, returns)
     return Run(
         f"{layout} {steps}x{streams} {option} {dtype.name}", recurrence.make_scan, (kind,), recurrence.THREADS,

@@ -18,6 +18,7 @@ import numpy as np
 from ...binding import FAMILIES, family
 from .elements import pointwise_kernel
 from .group import group_kernels
+from .packed import packed_kernel
 from .recurrence import chain, scan_kernel, sweep, walk
 from .row import row_kernels
 
@@ -83,6 +84,7 @@ def scan(
     layout: str,
     out: Array,
     returns: Any,
+    offsets: Any = None,
 ) -> None:
     dtype, streams = rewards.dtype.name, len(rewards) if layout == "NT" else rewards.shape[1]
     last_values = _given(last_values, rewards)
@@ -90,18 +92,22 @@ def scan(
     values, next_values, final_values, returns = (
         NO_NUMBERS[dtype] if x is None else x for x in (values, next_values, final_values, returns)
     )
-    if not plain:
-        truncated, mask = (NO_FLAGS if x is None else x for x in (truncated, mask))
-        scan_kernel(walk, kind, dtype, True)(
+    truncated, mask = (NO_FLAGS if x is None else x for x in (truncated, mask))
+    valued = not plain or values.size > 0
+    if offsets is not None:
+        some = (rewards, values, next_values, final_values, terminated, truncated, mask, out, returns)
+        r, v, n, f, ends, cuts, kept, o, back = (x.reshape(-1) for x in some)
+        flat = (r, v, last_values, ends) if plain else (r, v, n, f, last_values, ends, cuts, kept)
+        packed_kernel(plain, kind, dtype, valued)(*flat, gamma, lam, offsets, o, back)
+    elif not plain:
+        scan_kernel(walk, kind, dtype, valued)(
             rewards, values, next_values, final_values, last_values, terminated, truncated, mask, gamma, lam,
             layout == "TN", out, returns,
         )  # fmt: skip
     elif layout == "TN" and streams > 1:
-        scan_kernel(sweep, kind, dtype, values.size > 0)(
-            rewards, values, last_values, terminated, gamma, lam, out, returns
-        )
+        scan_kernel(sweep, kind, dtype, valued)(rewards, values, last_values, terminated, gamma, lam, out, returns)
     else:
-        scan_kernel(chain, kind, dtype, values.size > 0)(
+        scan_kernel(chain, kind, dtype, valued)(
             rewards, values, last_values, terminated, gamma, lam, out, returns, streams
         )
 

@@ -153,6 +153,7 @@ def scan(
     layout: str,
     out: Any,
     returns: Any,
+    offsets: Any = None,
 ) -> None:
     rewards = wrap(rewards)
     values, next_values, final_values, returns = (
@@ -162,9 +163,20 @@ def scan(
     last_values = _given(last_values, rewards.dtype)
     ends = wrap(terminated), truncated, mask
     numbers = float(gamma), float(lam), layout == "TN"
-    arguments = rewards, values, next_values, final_values, last_values, *ends, *numbers, wrap(out), returns
+    streams = rewards.shape[1 if layout == "TN" else 0] if offsets is None else offsets.shape[0] - 1
+    both = wrap(out), returns
+    arguments = (
+        rewards,
+        values,
+        next_values,
+        final_values,
+        last_values,
+        *ends,
+        *numbers,
+        *both,
+        _given(offsets, np.int64),
+    )
     if rewards.size:
-        streams = rewards.shape[1 if layout == "TN" else 0]
         _launch(_kernel(recurrence.make_scan, kind), -(-streams // recurrence.THREADS), recurrence.THREADS, *arguments)
 
 
