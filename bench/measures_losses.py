@@ -17,7 +17,7 @@ SEED = "NumPy, the curriculum's"
 
 
 def peers_of(n, dtype):
-    return ("torch", "torch.compile", "jax.jit") if dtype == "float32" or n == LARGE else ()
+    return ("torch eager", "torch.compile", "jax.jit") if dtype == "float32" or n == LARGE else ()
 
 
 def policy(n, dtype):

@@ -153,7 +153,7 @@ def accuracy(dtype, must):
             "NumPy": Side(error(lambda: baselines.rows(**a)[0]), tells=True),
         }
 
-    peers = ("torch", "jax.jit", "scipy")
+    peers = ("torch eager", "jax.jit", "scipy")
     claims = [
         Claim(f"{work}: {who}", "long double", "error", who, None, must if who == "ours" else None)
         for who in ("ours", "NumPy", *peers)

@@ -10,7 +10,12 @@ from measures import Case, Claim, Side, arrays, nbytes, needs, sizes, speedups
 import fastalign
 
 TYPICAL, LARGE = (512, 32_000), (128, 128_256)
-TORCH = ("torch", "torch, warm allocator", "torch.compile", "torch.compile, warm allocator")
+TORCH = ("torch eager", "torch eager, warm allocator", "torch.compile", "torch.compile, warm allocator")
+GRADIENTS = {
+    "torch eager": "torch autograd, eager",
+    "torch eager, warm allocator": "torch autograd, eager, warm allocator",
+    "jax.jit": "jax.jit of value_and_grad",
+}
 HALVES = ("bfloat16", "float16")
 
 
@@ -52,8 +57,13 @@ def forward(shape, dtype):
         claims.append(
             Claim(f"log-probs forward, {sizes(shape)} {half}", "our float32", "share", half, "ours", 1.0, 0.7)
         )
-    bounds = {"torch": (7, 12), "torch, warm allocator": (3, None), "torch.compile": (2, 3), "jax.jit": (5, 8)}
-    peers = (*TORCH, "jax.jit", "scipy") if single else ("torch", "torch.compile", "jax.jit")
+    bounds = {
+        "torch eager": (7, 12),
+        "torch eager, warm allocator": (3, None),
+        "torch.compile": (2, 3),
+        "jax.jit": (5, 8),
+    }
+    peers = (*TORCH, "jax.jit", "scipy") if single else ("torch eager", "torch.compile", "jax.jit")
     for peer in peers:
         claims.append(Claim(work, peer, "speedup", "ours", peer, *(bounds.get(peer, ()) if single else ())))
     sides = ("ours", "entropy", "read", "seed", "NumPy", *halves)
@@ -90,11 +100,10 @@ def from_logits(shape, dtype):
             "copy": Side(Copy(2 * whole.nbytes), setup=restored),
         }
 
-    bounds = {"torch": (15, 25), "torch.compile": (6, 10), "jax.jit": (8, 12)}
-    names = {"torch": "torch autograd", "jax.jit": "jax value_and_grad"}
+    bounds = {"torch eager": (15, 25), "torch.compile": (6, 10), "jax.jit": (8, 12)}
     peers = (*TORCH, "jax.jit")
     claims = [Claim(work, "copy of the same bytes", "share", "ours", "copy", 1.6, 1.2)]
-    claims += [Claim(work, names.get(p, p), "speedup", "ours", p, *bounds.get(p, ())) for p in peers]
+    claims += [Claim(work, GRADIENTS.get(p, p), "speedup", "ours", p, *bounds.get(p, ())) for p in peers]
     return Case(work, "rows", make, ("ours", "copy"), tuple(claims), task, peers)
 
 
@@ -118,10 +127,9 @@ def pairs_from_logits(shape):
             "copy": Side(Copy(2 * restored.buffer.nbytes), setup=restored),
         }
 
-    names = {"torch": "torch autograd", "jax.jit": "jax value_and_grad"}
-    peers = ("torch", "torch, warm allocator", "torch.compile", "jax.jit")
+    peers = ("torch eager", "torch eager, warm allocator", "torch.compile", "jax.jit")
     claims = [Claim(work, "copy of the same bytes", "share", "ours", "copy")]
-    claims += [Claim(work, names.get(p, p), "speedup", "ours", p) for p in peers]
+    claims += [Claim(work, GRADIENTS.get(p, p), "speedup", "ours", p) for p in peers]
     return Case(work, "rows", make, ("ours", "copy"), tuple(claims), task, peers, quick=False)
 
 
@@ -143,7 +151,7 @@ def linear():
             "NumPy": Side(whole, tuple, task),
         }
 
-    peers = ("torch", "torch.compile", "jax.jit")
+    peers = ("torch eager", "torch.compile", "jax.jit")
     claims = (
         Claim(work, "the bare sgemm into memory that is there", "share", "ours", "sgemm", 1.25, 1.1),
         Claim(work, "NumPy: hidden @ weight.T, then the curriculum's", "speedup", "ours", "NumPy"),

@@ -36,7 +36,10 @@ def environments(shape, dtype):
     work = f"GAE + returns, {sizes(shape)} {dtype}"
     names = {name: f"{name} (advantages)" for name in LEARNERS[:2]}
     if shape[1] < 64:
-        claims = [Claim(f"{work}: a call", names["tianshou"], "share", "ours", "tianshou", 1, 0.5)]
+        claims = [
+            Claim(f"{work}: a call", names["tianshou"], "share", "ours", "tianshou", 1, 0.5),
+            Claim(f"{work}: a call, into out=", names["tianshou"], "share", "into out", "tianshou"),
+        ]
     else:
         near = (2.5, 1.5) if shape[1] == 4_096 else ()
         claims = [

@@ -67,7 +67,10 @@ def row(results, case, claim):
     (_, ours), *rest = [results.sides[key] for key in keys]
     info, other = rest[0] if rest else ({}, None)
     timed = claim.kind in ("share", "speedup", "seconds")
-    cells = [f"{in_units(t.least)} ({in_units(t.median)})" if t and timed else "" for t in (ours, other)]
+    cells = [
+        f"{in_units(t.least)} ({in_units(t.median)}, {in_units(t.spread)})" if t and timed else ""
+        for t in (ours, other)
+    ]
     if info.get("processors", 0.0) > 1.1:
         cells[1] += f", on {info['processors']:.1f} processors"
     value = figure(claim, ours.least, other and other.least)
@@ -147,7 +150,8 @@ def kernels(results):
 
 ABOUT = """
 One run.  What is compared was timed in turn, several times over; the figures are the least time, and in brackets the
-median, over all rounds of all turns.  One thread each unless a row says two; outputs are allocated by the call, as a
+median and the spread between the quartiles, over all rounds of all turns; of ratios that of the minima, and in brackets
+that of the medians.  One thread each unless a row says two; outputs are allocated by the call, as a
 user's would be, unless it says `out=`.  What each side returned was compared with the float64 reference before it was
 timed, to within its dtype.  By the minima, a ratio below 1× says that fastalign is the slower one.
 

@@ -16,8 +16,8 @@ import numpy as np
 
 # name: module, what it is asked for, packages it needs
 PEERS = {
-    "torch": ("peer_torch", "eager", ("torch",)),
-    "torch, warm allocator": ("peer_torch", "eager", ("torch",)),
+    "torch eager": ("peer_torch", "eager", ("torch",)),
+    "torch eager, warm allocator": ("peer_torch", "eager", ("torch",)),
     "torch.compile": ("peer_torch", "compile", ("torch",)),
     "torch.compile, warm allocator": ("peer_torch", "compile", ("torch",)),
     "jax.jit": ("peer_jax", "jit", ("jax",)),
@@ -29,7 +29,7 @@ PEERS = {
 # Fresh pages for every large result are what the default costs: this keeps them.
 WARM = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
 ENVIRONMENT = {
-    "torch, warm allocator": WARM,
+    "torch eager, warm allocator": WARM,
     "torch.compile, warm allocator": WARM,
     "jax.jit": {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"},
     "rlax, jit": {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"},
