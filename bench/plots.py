@@ -5,7 +5,8 @@ import math
 from fastalign.cases import OPERATIONS
 
 STYLE = {
-    "numpy": ("NumPy", "tab:gray", "s"),
+    "numpy": ("NumPy backend", "tab:gray", "s"),
+    "seed": ("the curriculum's NumPy", "tab:red", "D"),
     "numba": ("Numba", "tab:orange", "^"),
     "cython": ("Cython", "tab:blue", "o"),
     "floor": ("floor", "black", None),
@@ -48,7 +49,8 @@ def _panels(titled, labels, joined, path):
         panel.set(title=title, xlabel=labels[0], ylabel=labels[1])
     for panel in axes[len(titled) :]:
         panel.set_visible(False)
-    axes[0].legend(frameon=False)
+    found = {label: handle for panel in axes for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=len(found), frameon=False)
     figure.savefig(path, dpi=100)
 
 
@@ -76,6 +78,7 @@ def roofline(kernels, path):
     for operation, name, info, timing in _single(kernels):
         found = panels.setdefault(f"{OPERATIONS[operation].shape} kernels under a {info['floor']}", {})
         found.setdefault(name, []).append((info["bytes"], info["bytes"] / timing.least / 1e9))
-    for found in panels.values():  # of several operations with as many bytes, the fastest floor
-        found["floor"] = list(dict(sorted(found["floor"])).items())
+    for found in panels.values():  # of several operations with about as many bytes, the fastest floor
+        points = sorted(found["floor"], key=lambda point: point[1])
+        found["floor"] = list({f"{size:.2g}": (size, speed) for size, speed in points}.values())
     _panels(list(panels.items()), ("bytes of a call", "GB/s"), False, path)

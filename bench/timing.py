@@ -5,20 +5,25 @@ import time
 SHORTEST_ROUND = 2e-4  # seconds; below, the clock and the loop count
 
 
-def measure(benchmark, call, seconds, setup=None):
-    """Time ``call`` for about ``seconds``; ``setup`` precedes every call and is not timed."""
+def plan(call, seconds, setup=None):
+    """(rounds, calls in a round) that take about ``seconds``; a call or two warm up and tell how long one takes."""
     once = seconds
-    for _ in range(2):  # the first call warms up; where it is slow, it tells enough
+    for _ in range(2):
         if setup:
             setup()
         start = time.perf_counter()
         call()
         once = max(time.perf_counter() - start, 1e-7)
-        if once > 3 * seconds:
+        if once > 3 * seconds:  # where it is slow, the first tells enough
             break
-    iterations = 1 if setup else max(1, round(SHORTEST_ROUND / once))
-    rounds = int(min(200, max(2, seconds / (once * iterations))))
-    benchmark.pedantic(call, setup=setup, rounds=rounds, iterations=iterations)
+    calls = 1 if setup else max(1, round(SHORTEST_ROUND / once))
+    return int(min(200, max(2, seconds / (once * calls)))), calls
+
+
+def measure(benchmark, call, seconds, setup=None):
+    """Time ``call``; ``setup`` precedes every call and is not timed."""
+    rounds, calls = plan(call, seconds, setup)
+    benchmark.pedantic(call, setup=setup, rounds=rounds, iterations=calls)
 
 
 def tell(benchmark, figures):

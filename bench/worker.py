@@ -13,6 +13,7 @@ import traceback
 import warnings
 
 import numpy as np
+from timing import plan
 
 # name: module, what it is asked for, packages it needs
 PEERS = {
@@ -68,16 +69,15 @@ def prepare(module, what, task, shape, dtype):
 
 
 def timed(call, seconds):
-    """Seconds of each call, and how many processors they kept busy."""
-    call()
-    told, cpu = [], time.process_time()
-    start = end = time.perf_counter()
-    while len(told) < 2 or (end - start < seconds and len(told) < 2000):
-        before = time.perf_counter()
-        call()
-        end = time.perf_counter()
-        told.append(end - before)
-    return {"told": told, "processors": (time.process_time() - cpu) / (end - start)}
+    """Seconds of a call in each round, and how many processors they kept busy; the rounds are those of ``measure``."""
+    rounds, calls = plan(call, seconds)
+    told, cpu, first = [], time.process_time(), time.perf_counter()
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        told.append((time.perf_counter() - start) / calls)
+    return {"told": told, "processors": (time.process_time() - cpu) / (time.perf_counter() - first)}
 
 
 def main(name):
