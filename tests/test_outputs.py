@@ -100,15 +100,13 @@ def test_two_outputs_that_overlap_are_refused(backend):
         (lambda x: x.astype(np.float32), TypeError, "has dtype float32; expected float64"),
         (lambda x: np.repeat(x, 2)[::2], ValueError, "must be C-contiguous"),
         (lambda x: x.tolist(), TypeError, "is a list; expected a numpy.ndarray"),
-        (lambda x: None, TypeError, "is a NoneType|^$"),
+        (memoryview, TypeError, "is a memoryview; expected a numpy.ndarray"),
     ],
 )
 def test_an_output_of_another_kind_is_refused(backend, case, change, error, text):
     call, reads, writes = case
     arrays, out = outputs(writes, (50,), np.float64)
     wrong = change(arrays[-1])
-    if wrong is None and writes == 1:
-        pytest.skip("out=None asks for a new array")
     with pytest.raises(error, match=text):
         call(*inputs(reads, (50,), np.float64), out=(*arrays[:-1], wrong) if writes > 1 else wrong, backend=backend)
     assert all((x == 7.0).all() for x in arrays)
