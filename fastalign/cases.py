@@ -19,8 +19,6 @@ Random = np.random.Generator
 Shape = tuple[int, ...]
 
 HALVES = ("float16", "bfloat16")
-
-
 Call = Callable[[Arguments, str | None], Results]
 
 
@@ -69,13 +67,29 @@ def make_rows(rng: Random, shape: Shape, dtype: str, masked: bool = False) -> Ar
     }
 
 
+def make_tops(rng: Random, shape: Shape, dtype: str, masked: bool = False) -> Arguments:
+    """Every second token is the first or the second of two equal largest logits."""
+    a = make_rows(rng, shape, dtype, masked)
+    for r in range(0, shape[0], 2):
+        places = np.sort(rng.integers(0, shape[1], 2))
+        a["logits"][r, places] = as_dtype(np.array([20.0]), dtype)[0]
+        a["tokens"][r] = places[r // 2 % 2]
+    return a
+
+
 def make_rows_grad(rng: Random, shape: Shape, dtype: str, masked: bool = False) -> Arguments:
-    extra = {f"grad_{name}": rng.standard_normal(shape[0]).astype(real(dtype)) for name in ("logp", "lse", "entropy")}
+    names = ("logp", "lse", "entropy", "sum_p2", "mean_logit")
+    extra = {f"grad_{name}": rng.standard_normal(shape[0]).astype(real(dtype)) for name in names}
     return make_rows(rng, shape, dtype, masked) | extra
 
 
 def call_forward(a: Arguments, backend: str | None) -> Results:
-    return fastalign.token_log_probs(**a, entropy=True, backend=backend)
+    return fastalign.token_log_probs(**a, entropy=True, backend=backend)[:3]
+
+
+def call_moments(a: Arguments, backend: str | None) -> Results:
+    r = fastalign.token_log_probs(**a, temperature=0.8, sum_p2=True, mean_logit=True, top1=True, backend=backend)
+    return r.logp, *r[3:]
 
 
 def call_logp(a: Arguments, backend: str | None) -> Results:
@@ -225,6 +239,7 @@ STREAM_READS = ("rewards", "values", "terminated", "truncated", "final_values", 
 
 OPERATIONS = {
     "token_log_probs": Operation(make_rows, call_forward, "row", ("logits",), 40),
+    "token_log_probs-moments": Operation(make_tops, call_moments, "row", ("logits",), 40),
     "selective_log_softmax": Operation(make_rows, call_logp, "row", ("logits",), 40),
     "token_log_probs_grad": Operation(make_rows_grad, call_backward, "row", ("logits",), 40),
     **{
@@ -315,6 +330,8 @@ def eps_of(dtype: str, x: Any) -> float:
         return float(np.finfo(np.float64 if dtype == "float64" else np.float32).eps)
     if x.dtype == np.uint16:
         return 2.0**-8
+    if x.dtype.kind == "b":
+        return 0.0
     return float(np.finfo(x.dtype).eps)
 
 
@@ -331,7 +348,7 @@ def disagreement(name: str, dtype: str, got: Results, want: Results) -> str | No
         summed = isinstance(g, float)
         tolerance = OPERATIONS[name].tolerance * eps * (4 if summed else 1) if eps < 1e-4 else eps
         least = 1.0 if summed else OPERATIONS[name].least
-        g, w = widened("logits", np.asarray(g)), np.asarray(w)
+        g, w = (widened("logits", np.asarray(x) if np.asarray(x).dtype != bool else np.float64(x)) for x in (g, w))
         if g.shape != w.shape:
             return f"result {k}: shape {g.shape}, expected {w.shape}"
         scale = max(least, float(np.abs(w[np.isfinite(w)]).max(initial=0)))

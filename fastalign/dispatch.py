@@ -16,15 +16,17 @@ import numpy as np
 
 from . import threads
 from .arrays import is_device
-from .backends import BLOCK
+from .backends import BLOCK, CUT, PART, row_units
 from .rules import FAMILIES
+from .rules.row import row_trusted
 
 MODULES = {"cython": "cython_cpu", "numba": "numba_cpu", "numpy": "reference", "cuda": "numba_cuda"}
 AUTOMATIC = ("cython", "numba", "numpy")
+FEW_ROWS = 64  # below, whole rows may leave threads idle
 
 # Positions of the arrays a function writes.
 WRITES = {
-    "row_forward": (5, 6, 7),
+    "row_forward": (5, 6, 7, 8, 9, 10),
     "row_backward": (10,),
     "pointwise": (5, 6),
     "scan": (12, 13),
@@ -162,7 +164,9 @@ class Engine:
         """row_forward and row_backward."""
         work, n = getattr(self.module, function), len(logits)
         count = threads.parts(n, 1, logits.size)
-        if count == 1:
+        if n < FEW_ROWS and logits.shape[1] > CUT and hasattr(self.module, "row_parts"):
+            few_rows(self.module, function, logits, *rest)
+        elif count == 1:
             work(logits, *rest)
         else:
             threads.run(lambda a, b: work(*(cut(x, a, b) for x in (logits, *rest))), n, 1, count)
@@ -218,6 +222,33 @@ class Engine:
 
     def group_spread(self, *arguments: Any) -> None:
         self.module.group_spread(*arguments)
+
+
+def few_rows(module: ModuleType, function: str, logits: Any, kind: str, *rest: Any) -> None:
+    """Rows divided at multiples of CUT columns, whatever the threads: their sums, and then what these yield."""
+    n = row_units(logits.shape)
+    count = threads.parts(n, 1, logits.size)
+    if count == 1:
+        getattr(module, function)(logits, kind, *rest)
+        return
+    parts: Any = np.empty((n, PART))
+    _, mask, scale, *others = rest
+    if function == "row_forward":
+        _, _, entropy, *moments = others
+        spread, wanted = entropy is not None, any(x is not None for x in moments)
+    else:
+        grad_entropy, lse, entropy, grad_sum_p2 = others[2], others[3], others[4], (others[6:7] or [None])[0]
+        spread, wanted = grad_entropy is not None, grad_sum_p2 is not None
+        if lse is not None and not wanted and (entropy is not None or not spread) and all(map(row_trusted, lse)):
+            parts = None  # all that is needed was saved
+    if parts is not None:
+        fill = module.row_parts
+        threads.run(lambda a, b: fill(logits, kind, mask, scale, spread, wanted, parts, range(a, b)), n, 1, count)
+    if function == "row_forward":
+        module.row_forward(logits, kind, *rest, parts=parts)
+    else:
+        back = module.row_backward
+        threads.run(lambda a, b: back(logits, kind, *rest, parts=parts, units=range(a, b)), n, 1, count)
 
 
 def fold(partials: np.ndarray, sums: int) -> list[float]:
@@ -283,7 +314,7 @@ class StagedEngine(Engine):
     def _staged(self, function: str, *arguments: Any) -> None:
         up = [self._up(x) for x in arguments]
         getattr(self.module, function)(*up)
-        for position in WRITES[function]:
+        for position in (k for k in WRITES[function] if k < len(arguments)):
             self._down(up[position], arguments[position])
 
     def _up(self, x: Any) -> Any:

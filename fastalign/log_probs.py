@@ -14,11 +14,17 @@ TINY = {np.dtype(x): float(np.finfo(x).tiny) for x in (np.float32, np.float64)}
 
 
 class TokenLogProbs(NamedTuple):
-    """What ``token_log_probs`` returns; each of the shape of the tokens, float32 or float64, in nats."""
+    """What ``token_log_probs`` returns; each of the shape of the tokens, float32 or float64, in nats; top1 is bool.
+
+    None is what was not asked for.
+    """
 
     logp: Array
     lse: Array
-    entropy: Array | None
+    entropy: Array | None = None
+    sum_p2: Array | None = None
+    mean_logit: Array | None = None
+    top1: Array | None = None
 
 
 def token_log_probs(
@@ -29,27 +35,34 @@ def token_log_probs(
     mask: Array | None = None,
     ignore_index: int | None = None,
     entropy: bool = False,
+    sum_p2: bool = False,
+    mean_logit: bool = False,
+    top1: bool = False,
     backend: str | None = None,
 ) -> TokenLogProbs:
-    """Log-probability of each token under its row of logits, with the log-sum-exp and, on request, the entropy.
+    """Log-probability of each token under its row of logits, with the log-sum-exp and, on request, more of the row.
 
-    z = logits / T,   lse = log Σⱼ exp zⱼ,   logp = z_token − lse,   H = −Σⱼ pⱼ log pⱼ,   p = exp(z − lse)
+    z = logits / T,   lse = log Σⱼ exp zⱼ,   logp = z_token − lse,   p = exp(z − lse)
+    entropy H = −Σⱼ pⱼ log pⱼ,   sum_p2 = Σⱼ pⱼ²,   mean_logit = Σⱼ zⱼ / V,   top1: the token is the first argmax
 
     logits: (…, V) float64, float32, float16, bfloat16 (ml_dtypes, or its uint16 bits); tokens: (…) integers.  Results
     in nats, shape (…): float64 for float64 logits, else float32.  mask (1 = counts) and ignore_index skip rows: these
-    are not read, and give 0.  A NaN makes its row NaN; +inf gives lse = +inf and logp, H = NaN; −inf is a
-    probability of 0; a row of nothing but −inf gives lse = −inf and logp, H = NaN.  No rows: empty results.
+    are not read, and give 0.  A NaN makes its row NaN, top1 False; +inf gives lse = +inf and logp, H, Σp² = NaN; −inf
+    is a probability of 0; a row of nothing but −inf gives lse = −inf and logp, H, Σp² = NaN.  The mean follows
+    arithmetic.  No rows: empty results.  All is computed in one sweep.
 
     Raises IndexError for a token outside [0, V), ValueError for shapes and options, TypeError for dtypes.
-    The shifted sums for H: log S − U/S with S = Σ exp(z−m), U = Σ exp(z−m)(z−m).
+    From shifted sums: H = log S − U/S, Σp² = Q/S² with S = Σ exp(z−m), U = Σ exp(z−m)(z−m), Q = Σ exp(2(z−m)).
 
     >>> import numpy as np
     >>> from fastalign import token_log_probs
     >>> x = np.array([[1.0, 2.0, 3.0, -np.inf, 0.5]])
-    >>> [float(v[0].round(6)) for v in token_log_probs(x, [1], entropy=True)]
-    [-1.460773, 3.460773, 0.993015]
+    >>> r = token_log_probs(x, [1], entropy=True, sum_p2=True)
+    >>> [float(v[0].round(6)) for v in r if v is not None]
+    [-1.460773, 3.460773, 0.993015, 0.461722]
     """
-    return _forward(logits, "tokens", tokens, temperature, mask, ignore_index, entropy, None, backend)
+    moments = sum_p2, mean_logit, top1
+    return _forward(logits, "tokens", tokens, temperature, mask, ignore_index, entropy, None, backend, moments)
 
 
 def _forward(
@@ -62,8 +75,9 @@ def _forward(
     entropy: bool,
     out: Array | None,
     backend: str | None,
+    moments: tuple[bool, bool, bool] = (False, False, False),
 ) -> TokenLogProbs:
-    """``name`` is what the caller calls the tokens; ``out`` is for logp."""
+    """``name`` is what the caller calls the tokens; ``out`` is for logp; ``moments``: which of the last three."""
     engine = choose(backend, logits, tokens)
     rows, ids, kept, scale = prepare(logits, name, tokens, temperature, mask, ignore_index)
     shape, flat = rows.shape[:-1], (rows.rows,)
@@ -73,11 +87,15 @@ def _forward(
         given = [x for x in (logits, tokens, mask) if x is not None]
         logp = arrays.output("out", out, shape, rows.real, given).reshape(flat)
     lse = engine.empty(flat, rows.real, logits)
-    spread = engine.empty(flat, rows.real, logits) if entropy else None
+    types = rows.real, rows.real, rows.real, np.dtype(np.uint8)
+    wanted = zip(types, (entropy, *moments), strict=True)
+    more = [engine.empty(flat, dtype, logits) if want else None for dtype, want in wanted]
     if rows.rows:
-        engine.rows("row_forward", rows.bits, rows.kind, ids, kept, scale, logp, lse, spread)
+        engine.rows("row_forward", rows.bits, rows.kind, ids, kept, scale, logp, lse, *more)
     target = logp.reshape(shape) if out is None else out
-    return TokenLogProbs(target, lse.reshape(shape), None if spread is None else spread.reshape(shape))
+    if more[3] is not None:
+        more[3] = more[3].view(np.bool_)
+    return TokenLogProbs(target, lse.reshape(shape), *(None if x is None else x.reshape(shape) for x in more))
 
 
 def prepare(
@@ -113,6 +131,8 @@ def token_log_probs_grad(
     entropy: Array | None = None,
     grad_entropy: Array | None = None,
     grad_lse: Array | None = None,
+    grad_sum_p2: Array | None = None,
+    grad_mean_logit: Array | None = None,
     temperature: float = 1.0,
     mask: Array | None = None,
     ignore_index: int | None = None,
@@ -121,13 +141,14 @@ def token_log_probs_grad(
 ) -> Array:
     """Gradient with respect to the logits of what ``token_log_probs`` returns.
 
-    ∂/∂logitⱼ = (1/T) [ g_logp ([j = token] − pⱼ) + g_lse pⱼ − g_H pⱼ (log pⱼ + H) ]
+    ∂/∂logitⱼ = (1/T) [ g_logp ([j = token] − pⱼ) + g_lse pⱼ − g_H pⱼ (log pⱼ + H) + 2 g_Σp² pⱼ (pⱼ − Σp²) + g_mean/V ]
 
-    logits, tokens, temperature, mask, ignore_index: as in the forward call; grad_logp, grad_lse, grad_entropy: the
-    derivatives of the loss, of the shape of the tokens.  lse and entropy, saved from the forward call, spare a sweep;
-    without them, or where |lse| > 64 and its rounding would show, they are computed again.  Returns (…, V) in the dtype
-    of the logits, rounded once; ``out`` receives it and may be ``logits`` itself.  Skipped rows are not read and get 0.
-    A logit of −inf gets 0, unless it is the token; a row without probabilities (NaN, +inf, nothing but −inf) gets NaN.
+    logits, tokens, temperature, mask, ignore_index: as in the forward call; grad_logp, grad_lse, grad_entropy,
+    grad_sum_p2, grad_mean_logit: the derivatives of the loss, of the shape of the tokens.  lse and entropy, saved from
+    the forward call, spare a sweep; without them, or where |lse| > 64 and its rounding would show, or with grad_sum_p2,
+    they are computed again.  Returns (…, V) in the dtype of the logits, rounded once; ``out`` receives it and may be
+    ``logits`` itself.  Skipped rows are not read and get 0.  A logit of −inf gets g_mean / (V T), unless it is the
+    token; a row without probabilities (NaN, +inf, nothing but −inf) gets NaN.
 
     Raises IndexError for a token outside [0, V), ValueError for shapes, options and overlapping arrays, TypeError for
     dtypes; then nothing is written.
@@ -141,6 +162,7 @@ def token_log_probs_grad(
     engine = choose(backend, logits, tokens, grad_logp)
     rows, ids, kept, scale = prepare(logits, "tokens", tokens, temperature, mask, ignore_index)
     named = {"grad_logp": grad_logp, "grad_lse": grad_lse, "grad_entropy": grad_entropy, "lse": lse, "entropy": entropy}
+    named |= {"grad_sum_p2": grad_sum_p2, "grad_mean_logit": grad_mean_logit}
     flat = [_like_tokens(name, x, rows) for name, x in named.items()]
     if flat[0] is None:
         raise TypeError("grad_logp is None; expected an array")
@@ -150,7 +172,7 @@ def token_log_probs_grad(
         given = [x for x in (logits, tokens, mask, *named.values()) if x is not None]
         target = rows.as_rows(arrays.output("out", out, rows.shape, rows.dtype, given, allowed=logits))
     if rows.rows:
-        engine.rows("row_backward", rows.bits, rows.kind, ids, kept, scale, *flat, target)
+        engine.rows("row_backward", rows.bits, rows.kind, ids, kept, scale, *flat[:5], target, *flat[5:])
     return rows.as_given(target) if out is None else out
 
 

@@ -43,21 +43,42 @@ cdef extern from "vecmath.h" nogil:
     float fa_log1p_single(float x) noexcept
 
 cdef extern from "rows.h" nogil:
+    enum:
+        FA_ENTROPY
+        FA_MOMENTS
+        FA_ROW_CUT
     ctypedef struct fa_row:
         double peak, total, weighted, squares, linear, top
         int sound
+    fa_row fa_row_merge(fa_row a, fa_row b, double scale) noexcept
     fa_row fa_row_state_float(const float *x, Py_ssize_t n, double scale, int want) noexcept
-    fa_row fa_row_state_double(const double *x, Py_ssize_t n, double scale, int want) noexcept
-    fa_row fa_row_state_f16(const unsigned short *x, Py_ssize_t n, double scale, int want) noexcept
-    fa_row fa_row_state_bf16(const unsigned short *x, Py_ssize_t n, double scale, int want) noexcept
+    fa_row fa_row_part_float(const float *x, Py_ssize_t n, double scale, int want) noexcept
+    int fa_row_hit_float(const float *x, Py_ssize_t at, double top) noexcept
     void fa_row_slopes_float(const float *x, Py_ssize_t n, double scale, double peak, double rest, double a, double b,
-                             float *out) noexcept
-    void fa_row_slopes_double(const double *x, Py_ssize_t n, double scale, double peak, double rest, double a,
-                              double b, double *out) noexcept
-    void fa_row_slopes_f16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a,
-                           double b, unsigned short *out) noexcept
-    void fa_row_slopes_bf16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a,
-                            double b, unsigned short *out) noexcept
+                         float *out) noexcept
+    void fa_row_bends_float(const float *x, Py_ssize_t n, double scale, double peak, double rest, double a, double b, double c,
+                          double d, float *out) noexcept
+    fa_row fa_row_state_double(const double *x, Py_ssize_t n, double scale, int want) noexcept
+    fa_row fa_row_part_double(const double *x, Py_ssize_t n, double scale, int want) noexcept
+    int fa_row_hit_double(const double *x, Py_ssize_t at, double top) noexcept
+    void fa_row_slopes_double(const double *x, Py_ssize_t n, double scale, double peak, double rest, double a, double b,
+                         double *out) noexcept
+    void fa_row_bends_double(const double *x, Py_ssize_t n, double scale, double peak, double rest, double a, double b, double c,
+                          double d, double *out) noexcept
+    fa_row fa_row_state_f16(const unsigned short *x, Py_ssize_t n, double scale, int want) noexcept
+    fa_row fa_row_part_f16(const unsigned short *x, Py_ssize_t n, double scale, int want) noexcept
+    int fa_row_hit_f16(const unsigned short *x, Py_ssize_t at, double top) noexcept
+    void fa_row_slopes_f16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a, double b,
+                         unsigned short *out) noexcept
+    void fa_row_bends_f16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a, double b, double c,
+                          double d, unsigned short *out) noexcept
+    fa_row fa_row_state_bf16(const unsigned short *x, Py_ssize_t n, double scale, int want) noexcept
+    fa_row fa_row_part_bf16(const unsigned short *x, Py_ssize_t n, double scale, int want) noexcept
+    int fa_row_hit_bf16(const unsigned short *x, Py_ssize_t at, double top) noexcept
+    void fa_row_slopes_bf16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a, double b,
+                         unsigned short *out) noexcept
+    void fa_row_bends_bf16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a, double b, double c,
+                          double d, unsigned short *out) noexcept
     double fa_get_float(const float *x, Py_ssize_t i) noexcept
     double fa_get_double(const double *x, Py_ssize_t i) noexcept
     double fa_get_f16(const unsigned short *x, Py_ssize_t i) noexcept
@@ -116,6 +137,17 @@ cdef extern from "scan.h" nogil:
     bint fa_odd_flags(const unsigned char *p, ptrdiff_t n) noexcept
     void fa_scan_run_float(const fa_scan *w, const fa_scan_loops *loops) noexcept
     void fa_scan_run_double(const fa_scan *w, const fa_scan_loops *loops) noexcept
+
+
+cdef fa_row row_of_parts(const double[:, ::1] parts, Py_ssize_t r, Py_ssize_t cuts, double scale) noexcept nogil:
+    """The whole of row r from its parts, each of which lies in parts as the struct it is."""
+    cdef const fa_row *part = <const fa_row *> &parts[r * cuts, 0]
+    cdef fa_row row = part[0]
+    cdef Py_ssize_t c
+    for c in range(1, cuts):
+        row = fa_row_merge(row, part[c], scale)
+    return row
+
 
 ctypedef void (*scan_loop)(const fa_scan *work) noexcept nogil
 

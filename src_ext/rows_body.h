@@ -250,33 +250,50 @@ static FA_UNUSED fa_row NAME(fa_row_state)(const STORED *x, ptrdiff_t n, double 
     return row;
 }
 
-/* out = p (a + b log2 p), p relative to base. */
-FA_INLINE void NAME(fa_bend)(const STORED *x, ptrdiff_t n, REAL base, REAL octaves, REAL a, REAL b, STORED *out,
-                             const int curved)
+/* out = p (a + b log2 p + c p) + d, p relative to base: with b, c and d as they are, without b, or without all three. */
+FA_INLINE void NAME(fa_bend)(const STORED *x, ptrdiff_t n, REAL base, REAL octaves, REAL a, REAL b, REAL c, REAL d,
+                             STORED *out, const int curved)
 {
     VEC v[VECTORS];
     for (ptrdiff_t i = 0; i < n; i += STEP) {
         NAME(fa_take)(x + i, n - i, v);
         EACH(k) {
             const VEC t = (v[k] - base) * octaves, e = EXP2(t);
-            v[k] = OF_REAL(FA_UNLESS_BELOW)(t, LEAST, curved ? e * (a + b * t) : e * a);
+            const VEC slope = curved == 2 ? a + b * t + c * e : curved == 1 ? a + b * t : EVERY(a);
+            v[k] = OF_REAL(FA_UNLESS_BELOW)(t, LEAST, e * slope);
+            if (curved == 2) v[k] += d;
         }
         NAME(fa_give)(out + i, n - i, v);
     }
 }
 
-/* out = p (a + b log p), log p = scale (x - peak) - rest, 0 where p is nothing.  out may be x. */
-static FA_UNUSED void NAME(fa_row_slopes)(const STORED *x, ptrdiff_t n, double scale, double peak, double rest, double a,
-                                          double b, STORED *out)
+/* out = p (a + b log p + c p) + d, log p = scale (x - peak) - rest; d where p is nothing.  out may be x. */
+static FA_UNUSED void NAME(fa_row_bends)(const STORED *x, ptrdiff_t n, double scale, double peak, double rest, double a,
+                                         double b, double c, double d, STORED *out)
 {
     const double near = peak + rest / scale;
     const REAL octaves = (REAL)(scale * FA_LOG2E);
     const REAL base = (REAL)near > -(REAL)INFINITY && (REAL)near < (REAL)INFINITY ? (REAL)near : (REAL)peak;
     const double left = ((double)base - peak) * scale - rest, f = exp(left);
-    if (b == 0)
-        NAME(fa_bend)(x, n, base, octaves, (REAL)(a * f), 0, out, 0);
+    const REAL slope = (REAL)((a + b * left) * f), bend = (REAL)(b * f / FA_LOG2E), square = (REAL)(c * f * f);
+    if (c != 0 || d != 0)
+        NAME(fa_bend)(x, n, base, octaves, slope, bend, square, (REAL)d, out, 2);
+    else if (b != 0)
+        NAME(fa_bend)(x, n, base, octaves, slope, bend, 0, 0, out, 1);
     else
-        NAME(fa_bend)(x, n, base, octaves, (REAL)((a + b * left) * f), (REAL)(b * f / FA_LOG2E), out, 1);
+        NAME(fa_bend)(x, n, base, octaves, slope, 0, 0, 0, out, 0);
+}
+
+static FA_UNUSED void NAME(fa_row_slopes)(const STORED *x, ptrdiff_t n, double scale, double peak, double rest, double a,
+                                          double b, STORED *out)
+{
+    NAME(fa_row_bends)(x, n, scale, peak, rest, a, b, 0, 0, out);
+}
+
+/* Whether x[at] is the first of the row's largest elements; of a row with NaN none is. */
+static FA_UNUSED int NAME(fa_row_hit)(const STORED *x, ptrdiff_t at, double top)
+{
+    return NAME(fa_get)(x, at) == top && (at == 0 || (double)NAME(fa_tile_top)(x, at) < top);
 }
 
 /* fa_row_state without entropy, with the same bits, that leaves the exponentials in e, which may be x. */

@@ -24,7 +24,7 @@ from fastalign.cases import OPERATIONS
 HERE = Path(__file__).parent / "cuda"
 CAPABILITIES = ("8.0", "9.0")
 KERNELS = (
-    *(f"row_{way} {kind}" for way in ("forward", "backward") for kind in ("f32", "f64", "f16", "bf16")),
+    *(f"row_{way} {kind}" for way in ("forward", "moments", "backward") for kind in ("f32", "f64", "f16", "bf16")),
     "first_bad_token",
     *(f"pointwise {name}" for name in FAMILIES),
     *(f"scan {kind}" for kind in family("scan")),

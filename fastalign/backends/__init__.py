@@ -7,8 +7,9 @@ cuda       numba_cuda/     device arrays only
 
 Each module has the same functions, one per shape and operation:
 
-row_forward(logits, kind, tokens, mask, scale, logp, lse, entropy)
-row_backward(logits, kind, tokens, mask, scale, grad_logp, grad_lse, grad_entropy, lse, entropy, out)
+row_forward(logits, kind, tokens, mask, scale, logp, lse, entropy, sum_p2, mean_logit, top1)
+row_backward(logits, kind, tokens, mask, scale, grad_logp, grad_lse, grad_entropy, lse, entropy, out, grad_sum_p2,
+             grad_mean_logit)
 pointwise(family, kind, inputs, mask, params, outputs, partials)
 scan(kind, rewards, values, next_values, final_values, last_values, terminated, truncated, mask, gamma, lam, layout,
      out, returns)
@@ -17,7 +18,15 @@ group_spread(grad, offsets, mask, mean, counts, out)
 why_not()    None, or in a line why the backend cannot be used here
 warmup()     compile or load what the first call would wait for
 
-and, where a row's loss and gradient are computed while it is in the cache,
+and, where a row can be divided among threads,
+
+row_parts(logits, kind, mask, scale, spread, moments, parts, units)
+
+which fills parts[u], the sums of unit u: CUT columns of a row, the units of a row one after the other.  row_forward
+then takes ``parts`` and sums nothing, row_backward ``parts`` and the ``units`` to write.  A row is summed part by part
+whether it is divided or not.
+
+And, where a row's loss and gradient are computed while it is in the cache,
 
 policy_rows(loss_type, logits, kind, tokens, mask, scale, old, advantages, logp, entropy, out, params, grad_entropy,
             partials, few)
@@ -29,3 +38,10 @@ k·BLOCK … (k+1)·BLOCK − 1, so that sums do not depend on how the work was 
 """
 
 BLOCK = 4096
+CUT = 1 << 18  # columns: 262,144
+PART = 7  # numbers that describe one part
+
+
+def row_units(shape: tuple[int, ...]) -> int:
+    """How many parts rows of this shape have."""
+    return shape[0] * -(-shape[1] // CUT)

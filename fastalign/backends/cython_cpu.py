@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from ..binding import STAMP
+from . import row_units
 
 ISAS = ("avx512", "avx2", "baseline")  # best first
 REBUILD = "rebuild it: python -m pip install -e . (in the source folder), or make build"
@@ -89,12 +90,30 @@ def isa() -> str:
     return core().__name__.removeprefix("fastalign._core_")
 
 
-def row_forward(logits: Any, kind: str, *rest: Any) -> None:
-    getattr(core(), f"row_forward_{kind}")(logits, *rest)
+def row_forward(
+    logits: Any, kind: str, tokens: Any, mask: Any, scale: float, logp: Any, lse: Any, entropy: Any,
+    sum_p2: Any = None, mean_logit: Any = None, top1: Any = None, parts: Any = None,
+) -> None:  # fmt: skip
+    forward = getattr(core(), f"row_forward_{kind}")
+    forward(logits, tokens, mask, scale, logp, lse, entropy, sum_p2, mean_logit, top1, parts)
 
 
-def row_backward(logits: Any, kind: str, *rest: Any) -> None:
-    getattr(core(), f"row_backward_{kind}")(logits, *rest)
+def row_backward(
+    logits: Any, kind: str, tokens: Any, mask: Any, scale: float, grad_logp: Any, grad_lse: Any, grad_entropy: Any,
+    lse: Any, entropy: Any, out: Any, grad_sum_p2: Any = None, grad_mean_logit: Any = None, parts: Any = None,
+    units: range | None = None,
+) -> None:  # fmt: skip
+    units = range(row_units(logits.shape)) if units is None else units
+    getattr(core(), f"row_backward_{kind}")(
+        logits, tokens, mask, scale, grad_logp, grad_lse, grad_entropy, lse, entropy, out, grad_sum_p2, grad_mean_logit,
+        parts, units.start, units.stop,
+    )  # fmt: skip
+
+
+def row_parts(
+    logits: Any, kind: str, mask: Any, scale: float, spread: bool, moments: bool, parts: Any, units: range
+) -> None:
+    getattr(core(), f"row_parts_{kind}")(logits, mask, scale, spread, moments, parts, units.start, units.stop)
 
 
 def policy_rows(loss_type: str, logits: Any, kind: str, *rest: Any) -> None:

@@ -80,35 +80,35 @@ def _slabs(logits: Array, mask: Array | None) -> list[Any]:
 
 
 def row_forward(
-    logits: Array, kind: str, tokens: Array, mask: Array | None, scale: float, logp: Array, lse: Array, entropy: Any
-) -> None:
-    for out in (logp, lse, entropy):
+    logits: Array, kind: str, tokens: Array, mask: Array | None, scale: float, logp: Array, lse: Array, entropy: Any,
+    sum_p2: Any = None, mean_logit: Any = None, top1: Any = None,
+) -> None:  # fmt: skip
+    for out in (logp, lse, entropy, sum_p2, mean_logit, top1):
         if out is not None:
             out[...] = 0
     with np.errstate(all="ignore"):
         for at in _slabs(logits, mask):
-            log_p, total, sound = _log_softmax(widen(logits[at], kind), scale)
+            x = widen(logits[at], kind)
+            log_p, total, sound = _log_softmax(x, scale)
             lse[at] = total
             chosen = np.take_along_axis(log_p, tokens[at, None], axis=1)[:, 0]
             logp[at] = np.where(sound, chosen, np.nan)
             if entropy is not None:
                 p = np.exp(log_p)
                 entropy[at] = np.where(sound, -np.where(p > 0, p * log_p, 0).sum(axis=1, dtype=np.float64), np.nan)
+            if sum_p2 is not None:
+                sum_p2[at] = np.where(sound, np.exp(2 * log_p).sum(axis=1, dtype=np.float64), np.nan)
+            if mean_logit is not None:
+                mean_logit[at] = x.mean(axis=1, dtype=np.float64) * scale
+            if top1 is not None:  # argmax finds a NaN first
+                top1[at] = (x.argmax(axis=1) == tokens[at]) & ~np.isnan(x.max(axis=1))
 
 
 def row_backward(
-    logits: Array,
-    kind: str,
-    tokens: Array,
-    mask: Array | None,
-    scale: float,
-    grad_logp: Array,
-    grad_lse: Array | None,
-    grad_entropy: Array | None,
-    lse: Array | None,
-    entropy: Array | None,
-    out: Array,
-) -> None:
+    logits: Array, kind: str, tokens: Array, mask: Array | None, scale: float, grad_logp: Array,
+    grad_lse: Array | None, grad_entropy: Array | None, lse: Array | None, entropy: Array | None, out: Array,
+    grad_sum_p2: Array | None = None, grad_mean_logit: Array | None = None,
+) -> None:  # fmt: skip
     """What the forward call saved, lse and entropy, is computed again."""
     if mask is not None:
         out[mask == 0] = 0
@@ -122,7 +122,11 @@ def row_backward(
             if grad_entropy is not None:
                 own = -np.where(p > 0, p * log_p, 0).sum(axis=1)
                 pull = pull - grad_entropy[at, None] * (log_p + own[:, None])
+            if grad_sum_p2 is not None:
+                pull = pull + 2 * grad_sum_p2[at, None] * (p - np.square(p).sum(axis=1, keepdims=True))
             slope = np.where(p > 0, p * pull, 0)  # log 0 must not meet 0
+            if grad_mean_logit is not None:
+                slope += grad_mean_logit[at, None] / p.shape[1]
             slope[np.arange(len(p)), tokens[at]] += grad_logp[at]
             slope[~sound] = np.nan
             out[at] = narrow((slope * scale).astype(grad_logp.dtype), kind)

@@ -71,7 +71,7 @@ def loops_of(ptx):
 
 def check_element_loops() -> None:
     """float32 lanes: the loops over the elements of a row have no double arithmetic."""
-    for name in ("row_forward", "row_backward"):
+    for name in ("row_forward", "row_moments", "row_backward"):
         for kind in ("f32", "f16", "bf16"):
             run = next(TABLE[f"{name} {kind}"](False))
             loops = loops_of(ptx_of(run.make, run.key, signature_of(run)))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastalign.backends import BLOCK, reference
-from fastalign.backends.numba_cuda import elements, group, recurrence, row
+from fastalign.backends.numba_cuda import elements, group, moments, recurrence, row
 from fastalign.binding import FAMILIES, family
 
 NONE = {name: np.zeros(0, name) for name in ("float32", "float64", "uint8", "int64")}
@@ -152,8 +152,44 @@ def row_backward(kind: str, large: bool) -> Iterator[Run]:
             reference.row_backward(z, "f64", tokens, some, scale, *absent, wanted)
             yield Run(
                 f"{kind} {label}, {name}", row.make_backward, (kind,), threads_for(logits.shape[1]), len(logits),
-                (*inputs, scale, *given, out), (out,), (wanted,), tolerance,
+                (*inputs, scale, *given, out, none, none, none), (out,), (wanted,), tolerance,
             )  # fmt: skip
+        extra, wanted = moment_slopes(inputs, kind, scale, grads, real)
+        out = fresh(logits.shape, logits.dtype)
+        yield Run(
+            f"{kind} {label}, moments", row.make_backward, (kind,), threads_for(logits.shape[1]), len(logits),
+            (*inputs, scale, *grads, *saved, out, *extra), (out,), (wanted,), tolerance,
+        )  # fmt: skip
+
+
+def moment_slopes(inputs: Any, kind: str, scale: float, grads: Any, real: Any) -> tuple[Any, np.ndarray]:
+    """(grad_sum_p2, sum_p2, grad_mean_logit) and the slopes of all outputs."""
+    logits, tokens, mask = inputs
+    some, z = mask if mask.size else None, decode(logits, kind)
+    up = [np.random.default_rng(k).standard_normal(len(logits)).astype(real) for k in (3, 4)]
+    values = [np.empty(len(logits)) for _ in range(3)]
+    reference.row_forward(z, "f64", tokens, some, scale, *values[:2], None, values[2])
+    wanted = np.empty(logits.shape)
+    wide = [x.astype(np.float64) for x in (*grads, *up)]
+    reference.row_backward(z, "f64", tokens, some, scale, *wide[:3], None, None, wanted, *wide[3:])
+    return (up[0], values[2].astype(real), up[1]), wanted
+
+
+def row_moments(kind: str, large: bool) -> Iterator[Run]:
+    real = np.float64 if kind == "f64" else np.float32
+    for label, inputs, scale in every_row(kind, large):
+        logits, tokens, mask = inputs
+        if label == "scaled":  # the token is the argmax, at first place or not
+            tokens = decode(logits, kind).argmax(axis=1)
+        rows = len(logits)
+        out = fresh(rows, real), fresh(rows, real), np.full(rows, 7, np.uint8)
+        wanted = tuple(np.empty(rows) for _ in range(5))
+        some = mask if mask.size else None
+        reference.row_forward(decode(logits, kind), "f64", tokens, some, scale, *wanted[:2], None, *wanted[2:])
+        yield Run(
+            f"{kind} {label}", moments.make_moments, (kind,), threads_for(logits.shape[1]), rows,
+            (logits, tokens, mask, scale, *out), out, wanted[2:], ROW_TOLERANCE[kind],
+        )  # fmt: skip
 
 
 def first_bad(large: bool) -> Iterator[Run]:
@@ -322,6 +358,7 @@ def group_spread(large: bool) -> Iterator[Run]:
 TABLE: dict[str, Callable[[bool], Iterator[Run]]] = {
     **{f"row_forward {kind}": lambda large, kind=kind: row_forward(kind, large) for kind in ROW_TOLERANCE},
     **{f"row_backward {kind}": lambda large, kind=kind: row_backward(kind, large) for kind in ROW_TOLERANCE},
+    **{f"row_moments {kind}": lambda large, kind=kind: row_moments(kind, large) for kind in ROW_TOLERANCE},
     "first_bad_token": first_bad,
     **{f"pointwise {name}": lambda large, name=name: pointwise_runs(name, large) for name in FAMILIES},
     **{f"scan {kind}": lambda large, kind=kind: scan_runs(kind, large) for kind in family("scan")},

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...binding import FAMILIES, family
+from .. import PART, row_units
 from .elements import pointwise_kernel
 from .group import group_kernels
 from .packed import packed_kernel
@@ -26,6 +27,7 @@ Array = np.ndarray
 NOTHING = {name: np.empty(0, name) for name in ("float32", "float64", "uint8")}
 NO_NUMBERS = {name: np.empty((0, 0), name) for name in ("float32", "float64")}
 NO_FLAGS = np.empty((0, 0), np.uint8)
+NO_PARTS = np.empty((0, PART))
 
 
 def why_not() -> str | None:
@@ -38,28 +40,34 @@ def _given(x: Array | None, like: Array) -> Array:
 
 
 def row_forward(
-    logits: Array, kind: str, tokens: Array, mask: Any, scale: float, logp: Array, lse: Array, entropy: Any
-) -> None:
-    mask = NOTHING["uint8"] if mask is None else mask
-    row_kernels(kind)[0](logits, tokens, mask, scale, logp, lse, _given(entropy, logp))
+    logits: Array, kind: str, tokens: Array, mask: Any, scale: float, logp: Array, lse: Array, entropy: Any,
+    sum_p2: Any = None, mean_logit: Any = None, top1: Any = None, parts: Any = None,
+) -> None:  # fmt: skip
+    mask, top1 = (NOTHING["uint8"] if x is None else x for x in (mask, top1))
+    moments = [_given(x, logp) for x in (entropy, sum_p2, mean_logit)]
+    row_kernels(kind)[0](logits, tokens, mask, scale, logp, lse, *moments, top1, NO_PARTS if parts is None else parts)
 
 
 def row_backward(
-    logits: Array,
-    kind: str,
-    tokens: Array,
-    mask: Any,
-    scale: float,
-    grad_logp: Array,
-    grad_lse: Any,
-    grad_entropy: Any,
-    lse: Any,
-    entropy: Any,
-    out: Array,
-) -> None:
+    logits: Array, kind: str, tokens: Array, mask: Any, scale: float, grad_logp: Array, grad_lse: Any,
+    grad_entropy: Any, lse: Any, entropy: Any, out: Array, grad_sum_p2: Any = None, grad_mean_logit: Any = None,
+    parts: Any = None, units: range | None = None,
+) -> None:  # fmt: skip
     mask = NOTHING["uint8"] if mask is None else mask
     optional = [_given(x, grad_logp) for x in (grad_lse, grad_entropy, lse, entropy)]
-    row_kernels(kind)[1](logits, tokens, mask, scale, grad_logp, *optional, out)
+    moments = [_given(x, grad_logp) for x in (grad_sum_p2, grad_mean_logit)]
+    units = range(row_units(logits.shape)) if units is None else units
+    row_kernels(kind)[1](
+        logits, tokens, mask, scale, grad_logp, *optional, out, *moments, NO_PARTS if parts is None else parts,
+        units.start, units.stop,
+    )  # fmt: skip
+
+
+def row_parts(
+    logits: Array, kind: str, mask: Any, scale: float, spread: bool, moments: bool, parts: Array, units: range
+) -> None:
+    mask = NOTHING["uint8"] if mask is None else mask
+    row_kernels(kind)[2](logits, mask, scale, spread, moments, parts, units.start, units.stop)
 
 
 def pointwise(

@@ -1,4 +1,10 @@
-"""Rows of logits: a running peak and the sums below it, tile by tile."""
+"""Rows of logits: a peak and the sums near it, tile by tile, and the slopes.
+
+One sweep: the peak is near the maximum.  Where the sum of a tile says that it is far below, it is raised and the tile,
+still in L1, swept again.  A part, of CUT columns at most, is described by PART numbers: peak, S, U, Q, the sum of the
+logits, the largest of them, and 1 if the part is sound; the peak of one that is not is its log-sum-exp, NaN or an
+infinity, and S is 1.
+"""
 
 import math
 from functools import cache
@@ -6,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import CUT
 from .compiling import CONTRACT, SUMS, jit, rules
 from .exponential import F32, F64, LOG2E, exp2_float32, exp2_float64
 from .tiles import (
@@ -14,7 +21,9 @@ from .tiles import (
     narrow_f16,
     same,
     stay,
+    tile_bends,
     tile_max,
+    tile_moments,
     tile_slopes,
     tile_sum,
     tile_sums,
@@ -26,111 +35,210 @@ FIRST = 256  # elements searched for the first peak
 BOUND = 65536.0  # of a tile's sum of exponentials: the peak is at most 16 octaves too low
 
 
-def row_state(row, scale, entropy, scratch):
-    """(peak, S, U, sound) of one row; an unsound row's peak is its log-sum-exp: NaN or an infinity.
+def sums(x, peak, octaves, spread, moments):
+    """Of a tile; without a peak yet they are 0, or something else where there is more than -inf."""
+    base = real(0.0) if peak == -np.inf else peak
+    if moments:
+        return tile_moments(x, base, octaves)
+    if spread:
+        s, u = tile_sums(x, base, octaves)
+        return s, u, real(0.0), real(0.0)
+    return tile_sum(x, base, octaves), real(0.0), real(0.0), real(0.0)
 
-    One sweep: the peak is near the maximum.  Where the sum of a tile says that it is far below, it is raised and the
-    tile, still in L1, swept again.
-    """
+
+def row_part(row, scale, spread, moments, scratch):
     octaves = real(scale * LOG2E)
-    total, weighted = 0.0, 0.0
+    total, weighted, squares, linear, most = 0.0, 0.0, 0.0, 0.0, -np.inf
     peak = tile_max(load(row[:FIRST], scratch))
     for at in range(0, row.size, TILE):
         x = load(row[at : at + TILE], scratch)
-        s, u = sums(x, peak, octaves, entropy)
+        s, u, q, z = sums(x, peak, octaves, spread, moments)
         if not (s <= (BOUND if peak > -np.inf else 0.0)):
             top = tile_max(x)
             if not (top <= peak):  # a NaN becomes the peak, and the row unsound
                 change = (np.float64(peak) - np.float64(top)) * scale
                 factor = math.exp(change) if total > 0.0 else 0.0
                 weighted = factor * (weighted + total * change) if factor > 0.0 else 0.0
+                squares *= factor * factor
                 total *= factor
                 peak = top
-                s, u = sums(x, peak, octaves, entropy)
+                s, u, q, z = sums(x, peak, octaves, spread, moments)
         total += np.float64(s)
         weighted += np.float64(u) / LOG2E
+        squares += np.float64(q)
+        if moments:
+            if math.isfinite(z):
+                linear += np.float64(z)
+            else:  # an infinity, or just too large for a real
+                for i in range(x.size):
+                    linear += np.float64(x[i])
+            most = max(most, np.float64(tile_max(x)))
     if total > 0.5 and total < np.inf:
-        return np.float64(peak), total, weighted, True
+        return np.float64(peak), total, weighted, squares, linear, most, True
     limit = -np.inf
     for at in range(0, row.size, TILE):
         x = load(row[at : at + TILE], scratch)
         for i in range(x.size):
             if x[i] != x[i]:
-                return np.nan, 1.0, 0.0, False
+                return np.nan, 1.0, 0.0, 0.0, np.nan, np.nan, False
             if x[i] == np.inf:
                 limit = np.inf
-    return limit, 1.0, 0.0, False
+    return limit, 1.0, 0.0, 0.0, linear, limit, False
 
 
-def sums(x, peak, octaves, entropy):
-    """Of a tile; without a peak yet they are 0, or something else where there is more than -inf."""
-    base = real(0.0) if peak == -np.inf else peak
-    if entropy:
-        return tile_sums(x, base, octaves)
-    return tile_sum(x, base, octaves), real(0.0)
+def merged(a, b, scale):
+    """Two parts of a row as one."""
+    linear = a[4] + b[4]
+    most = a[5] if a[5] >= b[5] or a[5] != a[5] else b[5]
+    high, low = (a, b) if a[0] >= b[0] else (b, a)
+    peak, total, weighted, squares, _, _, sound = high
+    if a[0] != a[0] or b[0] != b[0]:
+        return np.nan, 1.0, 0.0, 0.0, linear, most, False
+    if low[6] and sound:
+        shift = (low[0] - peak) * scale
+        factor = math.exp(shift)
+        if factor > 0.0:
+            weighted += factor * (low[2] + low[1] * shift)
+        squares += factor * factor * low[3]
+        total += factor * low[1]
+    return peak, total, weighted, squares, linear, most, sound
 
 
-def forward(logits, tokens, mask, scale, logp, lse, entropy):
+def kept_part(part):
+    return part[0], part[1], part[2], part[3], part[4], part[5], part[6] != 0.0
+
+
+def row_state(row, scale, spread, moments, parts, scratch):
+    """A whole row: from its parts where there are such, else part by part."""
+    state = kept_part(parts[0]) if parts.size else row_part(row[:CUT], scale, spread, moments, scratch)
+    for at in range(CUT, row.size, CUT):
+        here = (
+            kept_part(parts[at // CUT]) if parts.size else row_part(row[at : at + CUT], scale, spread, moments, scratch)
+        )
+        state = merged(state, here, scale)
+    return state
+
+
+def fill_parts(logits, mask, scale, spread, moments, parts, first, last):
     scratch = np.empty(TILE, real)
+    cuts = -(-logits.shape[1] // CUT)
+    for unit in range(first, last):
+        r, at = unit // cuts, unit % cuts * CUT
+        if mask.size == 0 or mask[r] != 0:
+            part = row_part(logits[r, at : at + CUT], scale, spread, moments, scratch)
+            for k in range(6):
+                parts[unit, k] = part[k]
+            parts[unit, 6] = 1.0 if part[6] else 0.0
+
+
+def parts_of(parts, r, cuts):
+    return parts[r * cuts : (r + 1) * cuts] if parts.size else parts
+
+
+def first_top(row, y, most, scratch):
+    """Whether element y is the first of the largest; of a row with NaN none is."""
+    if np.float64(load(row[y : y + 1], scratch)[0]) != most:
+        return False
+    for at in range(0, y, TILE):
+        if tile_max(load(row[at : min(at + TILE, y)], scratch)) >= most:
+            return False
+    return True
+
+
+def forward(logits, tokens, mask, scale, logp, lse, entropy, sum_p2, mean_logit, top1, parts):
+    scratch = np.empty(TILE, real)
+    columns = logits.shape[1]
+    cuts = -(-columns // CUT)
+    moments = sum_p2.size > 0 or mean_logit.size > 0 or top1.size > 0
     for r in range(logits.shape[0]):
-        if mask.size and mask[r] == 0:
-            logp[r] = 0.0
-            lse[r] = 0.0
-            if entropy.size:
-                entropy[r] = 0.0
-            continue
-        peak, total, weighted, sound = row_state(logits[r], scale, entropy.size > 0, scratch)
-        lse[r] = peak * scale + math.log(total) if sound else peak
-        if sound:
+        kept = mask.size == 0 or mask[r] != 0
+        peak, total, weighted, squares, linear, most, sound = 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, True
+        chosen = 0.0
+        if kept:
+            peak, total, weighted, squares, linear, most, sound = row_state(
+                logits[r], scale, entropy.size > 0, moments, parts_of(parts, r, cuts), scratch
+            )
             chosen = np.float64(load(logits[r, tokens[r] : tokens[r] + 1], scratch)[0])
-            logp[r] = (chosen - peak) * scale - math.log(total)
-        else:
-            logp[r] = np.nan
+        lse[r] = peak * scale + math.log(total) if sound else peak
+        logp[r] = (chosen - peak) * scale - math.log(total) if sound else np.nan
         if entropy.size:
             entropy[r] = row_entropy(total, weighted) if sound else np.nan
+        if sum_p2.size:
+            sum_p2[r] = row_sum_p2(total, squares) if sound else np.nan
+        if mean_logit.size:
+            mean_logit[r] = row_mean_logit(linear, np.float64(columns), scale)
+        if top1.size:
+            top1[r] = kept and first_top(logits[r], tokens[r], most, scratch)
 
 
-def backward(logits, tokens, mask, scale, grad_logp, grad_lse, grad_entropy, lse, entropy, out):
+def backward(
+    logits, tokens, mask, scale, grad_logp, grad_lse, grad_entropy, lse, entropy, out, grad_sum_p2, grad_mean_logit,
+    parts, first, last,
+):  # fmt: skip
     scratch = np.empty(TILE, real)
     one = np.empty(1, real)
-    for r in range(logits.shape[0]):
+    columns = logits.shape[1]
+    cuts = -(-columns // CUT)
+    ahead = 0.0, 0.0, 0.0, 0.0
+    for unit in range(first, last):
+        r, at = unit // cuts, unit % cuts * CUT
+        end = min(at + CUT, columns)
         if mask.size and mask[r] == 0:
-            out[r, :] = 0
+            out[r, at:end] = 0
             continue
         g_entropy = np.float64(grad_entropy[r]) if grad_entropy.size else 0.0
-        peak, h = 0.0, 0.0
-        saved = lse.size > 0 and (g_entropy == 0.0 or entropy.size > 0)
-        if not saved or row_trusted(np.float64(lse[r])) == 0.0:
-            peak, total, weighted, sound = row_state(logits[r], scale, g_entropy != 0.0, scratch)
+        g_squares = np.float64(grad_sum_p2[r]) if grad_sum_p2.size else 0.0
+        g_mean = np.float64(grad_mean_logit[r]) if grad_mean_logit.size else 0.0
+        g_lse = np.float64(grad_lse[r]) if grad_lse.size else 0.0
+        g_logp = np.float64(grad_logp[r])
+        peak, h, q = 0.0, 0.0, 0.0
+        saved = lse.size > 0 and (g_entropy == 0.0 or entropy.size > 0) and g_squares == 0.0
+        if at > 0 and unit > first:  # as for the part before
+            peak, rest, h, q = ahead
+        elif not saved or row_trusted(np.float64(lse[r])) == 0.0:
+            peak, total, weighted, squares, _, _, sound = row_state(
+                logits[r], scale, g_entropy != 0.0, g_squares != 0.0, parts_of(parts, r, cuts), scratch
+            )
             rest = math.log(total)
             h = row_entropy(total, weighted) if sound else np.nan
+            q = row_sum_p2(total, squares)
         else:
             rest = np.float64(lse[r])
             h = np.float64(entropy[r]) if entropy.size else 0.0
+        ahead = peak, rest, h, q
         if not math.isfinite(peak + rest):  # no probabilities: every derivative is NaN
             one[0] = np.nan
-            for j in range(logits.shape[1]):
+            for j in range(at, end):
                 put(one, out[r, j : j + 1])
             continue
-        g_lse = np.float64(grad_lse[r]) if grad_lse.size else 0.0
-        a, b = row_slope(np.float64(grad_logp[r]), g_lse, g_entropy, h, scale)
+        a, b = row_slope(g_logp, g_lse, g_entropy, h, scale)
+        shift, c, d = row_moment_slope(g_squares, g_mean, q, np.float64(columns), scale)
+        a += shift
         y = tokens[r]
         chosen = np.float64(load(logits[r, y : y + 1], scratch)[0])  # before out, which may be logits, is written
-        # The base is where log p = 0, as far as a real can say; what is left over joins the factors.
-        near = real(peak + rest / scale)
-        base = near if math.isfinite(near) else real(peak)
-        left = (np.float64(base) - peak) * scale - rest
-        f = math.exp(left)
-        slope, bend = real((a + b * left) * f), real(b * f / LOG2E)
-        for at in range(0, logits.shape[1], TILE):
-            x = load(logits[r, at : at + TILE], scratch)
-            slopes = target(out[r, at : at + TILE], x)
-            tile_slopes(x, base, real(scale * LOG2E), slope, bend, slopes)
-            narrow(slopes, out[r, at : at + TILE])
-        t = (chosen - peak) * scale - rest
-        p = math.exp(t)
-        one[0] = (p * (a + b * t) if p > 0.0 else 0.0) + np.float64(grad_logp[r]) * scale
-        put(one, out[r, y : y + 1])
+        write_slopes(logits[r, at:end], scale, peak, rest, a, b, c, d, out[r, at:end], scratch)
+        if at <= y < end:
+            t = (chosen - peak) * scale - rest
+            p = math.exp(t)
+            one[0] = (p * (a + b * t + c * p) if p > 0.0 else 0.0) + d + g_logp * scale
+            put(one, out[r, y : y + 1])
+
+
+def write_slopes(row, scale, peak, rest, a, b, c, d, out, scratch):
+    """out = p (a + b log p + c p) + d, with the base where log p = 0, as far as a real can say."""
+    near = real(peak + rest / scale)
+    base = near if math.isfinite(near) else real(peak)
+    left = (np.float64(base) - peak) * scale - rest  # what is left over joins the factors
+    f = math.exp(left)
+    octaves, slope, bend, square = real(scale * LOG2E), real((a + b * left) * f), real(b * f / LOG2E), real(c * f * f)
+    for at in range(0, row.size, TILE):
+        x = load(row[at : at + TILE], scratch)
+        slopes = target(out[at : at + TILE], x)
+        if c == 0.0 and d == 0.0:
+            tile_slopes(x, base, octaves, slope, bend, slopes)
+        else:
+            tile_bends(x, base, octaves, slope, bend, square, real(d), slopes)
+        narrow(slopes, out[at : at + TILE])
 
 
 def in_place(out, x):
@@ -149,8 +257,8 @@ HALVES = {"f16": (widen_f16, narrow_f16), "bf16": (widen_bf16, narrow_bf16)}
 
 
 @cache
-def row_kernels(kind: str) -> tuple[Any, Any]:
-    """(forward, backward) for one kind of logits."""
+def row_kernels(kind: str) -> tuple[Any, Any, Any]:
+    """(forward, backward, fill_parts) for one kind of logits."""
     world = vars(F64 if kind == "f64" else F32).copy()
     world |= {f"c{k}": value for k, value in enumerate(world.pop("series"), 1)}
     bind, name = rules(), "f64" if kind == "f64" else "f32"
@@ -159,21 +267,17 @@ def row_kernels(kind: str) -> tuple[Any, Any]:
         return bind.drive(loop, suffix, jit(fastmath=flags), **world, **free)
 
     exp2 = make(exp2_float64 if kind == "f64" else exp2_float32, CONTRACT)
-    tiles = {
-        "tile_max": make(tile_max, CONTRACT),
-        "tile_sum": make(tile_sum, SUMS, exp2=exp2),
-        "tile_sums": make(tile_sums, SUMS, exp2=exp2),
-        "tile_slopes": make(tile_slopes, CONTRACT, exp2=exp2),
-    }
+    free = {loop.__name__: make(loop, CONTRACT, exp2=exp2) for loop in (tile_max, tile_slopes, tile_bends)}
+    free |= {loop.__name__: make(loop, SUMS, exp2=exp2) for loop in (tile_sum, tile_sums, tile_moments)}
     widen, narrow = HALVES.get(kind, (same, stay))
     put = HALVES[kind][1] if kind in HALVES else copy_one
-    moves = {
+    free |= {
         "load": make(widen, CONTRACT, kind),
         "narrow": make(narrow, CONTRACT, kind),
         "put": make(put, CONTRACT, kind),
         "target": make(in_scratch if kind in HALVES else in_place, CONTRACT, kind),
     }
-    tiles["sums"] = make(sums, CONTRACT, **tiles)
-    state = make(row_state, CONTRACT, kind, **tiles, **moves)
-    free = {**tiles, **moves, "row_state": state, **vars(bind.rules)}
-    return make(forward, CONTRACT, kind, **free), make(backward, CONTRACT, kind, **free)
+    for loop in (sums, row_part, merged, kept_part, row_state, parts_of, first_top, write_slopes):
+        free[loop.__name__] = make(loop, CONTRACT, kind, **free)
+    free |= vars(bind.rules)
+    return tuple(make(loop, CONTRACT, kind, **free) for loop in (forward, backward, fill_parts))

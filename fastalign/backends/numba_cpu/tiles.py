@@ -35,12 +35,33 @@ def tile_sums(x, base, octaves):
     return total, weighted
 
 
+def tile_moments(x, base, octaves):
+    """Also the sums of 2^2t and of the logits themselves."""
+    total, weighted, squares, linear = real(0.0), real(0.0), real(0.0), real(0.0)
+    for i in range(x.size):
+        t = (x[i] - base) * octaves
+        e = exp2(t)
+        total += e
+        weighted += e * (lowest if t < lowest else t)
+        squares += e * e
+        linear += x[i]
+    return total, weighted, squares, linear
+
+
 def tile_slopes(x, base, octaves, a, b, out):
     """out = p (a + b log2 p), 0 where p is nothing; out may be x."""
     for i in range(x.size):
         t = (x[i] - base) * octaves
         p = exp2(t)
         out[i] = real(0.0) if t < lowest else p * (a + b * t)
+
+
+def tile_bends(x, base, octaves, a, b, c, d, out):
+    """out = p (a + b log2 p + c p) + d."""
+    for i in range(x.size):
+        t = (x[i] - base) * octaves
+        p = exp2(t)
+        out[i] = (real(0.0) if t < lowest else p * (a + b * t + c * p)) + d
 
 
 # ---- float16 and bfloat16 --------------------------------------------------------------------------------------------

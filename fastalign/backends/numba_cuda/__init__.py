@@ -12,7 +12,7 @@ import numpy as np
 
 from ...binding import FAMILIES
 from ...binding import family as kinds_of
-from . import device, elements, group, recurrence, row
+from . import device, elements, group, moments, recurrence, row
 from .device import SIMULATED, cuda
 from .memory import empty, on_stream, stream_for, stream_of, to_device, to_host, wrap
 
@@ -80,33 +80,36 @@ def _row_threads(columns: int) -> int:
 
 
 def row_forward(
-    logits: Any, kind: str, tokens: Any, mask: Any, scale: float, logp: Any, lse: Any, entropy: Any
-) -> None:
+    logits: Any, kind: str, tokens: Any, mask: Any, scale: float, logp: Any, lse: Any, entropy: Any,
+    sum_p2: Any = None, mean_logit: Any = None, top1: Any = None,
+) -> None:  # fmt: skip
     logits, logp, lse = wrap(logits), wrap(logp), wrap(lse)
     entropy = _given(entropy, logp.dtype)
-    arguments = logits, wrap(tokens), _given(mask, np.uint8), float(scale), logp, lse, entropy
+    arguments = logits, wrap(tokens), _given(mask, np.uint8), float(scale)
     if logits.shape[0]:
-        _launch(_kernel(row.make_forward, kind), logits.shape[0], _row_threads(logits.shape[1]), *arguments)
+        shape = logits.shape[0], _row_threads(logits.shape[1])
+        _launch(_kernel(row.make_forward, kind), *shape, *arguments, logp, lse, entropy)
+        if not (sum_p2 is mean_logit is top1 is None):
+            outputs = _given(sum_p2, logp.dtype), _given(mean_logit, logp.dtype), _given(top1, np.uint8)
+            _launch(_kernel(moments.make_moments, kind), *shape, *arguments, *outputs)
 
 
 def row_backward(
-    logits: Any,
-    kind: str,
-    tokens: Any,
-    mask: Any,
-    scale: float,
-    grad_logp: Any,
-    grad_lse: Any,
-    grad_entropy: Any,
-    lse: Any,
-    entropy: Any,
-    out: Any,
-) -> None:
+    logits: Any, kind: str, tokens: Any, mask: Any, scale: float, grad_logp: Any, grad_lse: Any, grad_entropy: Any,
+    lse: Any, entropy: Any, out: Any, grad_sum_p2: Any = None, grad_mean_logit: Any = None,
+) -> None:  # fmt: skip
     logits, grad_logp = wrap(logits), wrap(grad_logp)
-    optional = (_given(x, grad_logp.dtype) for x in (grad_lse, grad_entropy, lse, entropy))
-    arguments = logits, wrap(tokens), _given(mask, np.uint8), float(scale), grad_logp, *optional, wrap(out)
+    real, shape = grad_logp.dtype, (logits.shape[0], _row_threads(logits.shape[1]))
+    where = logits, wrap(tokens), _given(mask, np.uint8), float(scale)
+    optional = (_given(x, real) for x in (grad_lse, grad_entropy, lse, entropy))
     if logits.size:
-        _launch(_kernel(row.make_backward, kind), logits.shape[0], _row_threads(logits.shape[1]), *arguments)
+        squares = _absent(np.dtype(real).str, 1)
+        if grad_sum_p2 is not None:  # before out, which may be logits, is written
+            squares = wrap(empty((logits.shape[0],), real, grad_sum_p2))
+            none = _absent(np.dtype(real).str, 1), _absent(np.dtype(np.uint8).str, 1)
+            _launch(_kernel(moments.make_moments, kind), *shape, *where, squares, *none)
+        more = _given(grad_sum_p2, real), squares, _given(grad_mean_logit, real)
+        _launch(_kernel(row.make_backward, kind), *shape, *where, grad_logp, *optional, wrap(out), *more)
 
 
 def first_bad_token(tokens: Any, mask: Any, vocabulary: int) -> int:

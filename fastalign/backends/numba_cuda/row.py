@@ -178,8 +178,12 @@ def make_backward(kind: str) -> Any:
     fold = make_fold(kind)
     rules = binding().rules
     row_entropy, row_slope, row_trusted = rules.row_entropy, rules.row_slope, rules.row_trusted
+    row_moment_slope = rules.row_moment_slope
 
-    def row_backward(logits, tokens, mask, scale, grad_logp, grad_lse, grad_entropy, lse, entropy, out):
+    def row_backward(
+        logits, tokens, mask, scale, grad_logp, grad_lse, grad_entropy, lse, entropy, out, grad_sum_p2, sum_p2,
+        grad_mean_logit,
+    ):  # fmt: skip
         peaks = cuda.shared.array(WARPS, f64)
         totals = cuda.shared.array(WARPS, f64)
         weights = cuda.shared.array(WARPS, f64)
@@ -212,20 +216,27 @@ def make_backward(kind: str) -> Any:
                 g_logp = f64(grad_logp[r])
                 g_lse = f64(grad_lse[r]) if grad_lse.size > 0 else f64(0.0)
                 g_entropy = f64(grad_entropy[r]) if grad_entropy.size > 0 else f64(0.0)
+                g_square = f64(grad_sum_p2[r]) if grad_sum_p2.size > 0 else f64(0.0)
+                g_mean = f64(grad_mean_logit[r]) if grad_mean_logit.size > 0 else f64(0.0)
+                own_square = f64(sum_p2[r]) if grad_sum_p2.size > 0 else f64(0.0)
                 a, b = row_slope(g_logp, g_lse, g_entropy, own_entropy, f64(scale))
+                shift, c, d = row_moment_slope(g_square, g_mean, own_square, f64(columns), f64(scale))
                 token = tokens[r]
                 sound = abs(peak + log_total) < f64(INF) and token >= 0 and u64(token) < columns
                 base = real(peak)
                 rest = real(log_total)
-                slope = real(a)
+                slope = real(a + shift)
                 curve = real(b)
+                bend = real(c)
+                level = real(d)
                 pull = real(g_logp * f64(scale))
                 while j < columns:
                     value = real(NAN)
                     if sound:
                         log_p = real((real(widen(logits[r, j])) - base) * factor - rest)
                         p = exp(log_p)
-                        value = real(0.0) if p == real(0.0) else real(p * (slope + curve * log_p))
+                        value = real(0.0) if p == real(0.0) else real(p * (slope + curve * log_p + bend * p))
+                        value += level
                         if j == u64(token):
                             value += pull
                     out[r, j] = narrow(value)
