@@ -15,7 +15,7 @@ from numba import types
 from ...binding import FAMILIES
 from ...rules import SINGLE
 from .. import BLOCK
-from .access import TILE, alike, larger, move, places, put, read, scratch, tallied, write
+from .access import TILE, alike, get, larger, move, places, put, read, scratch, shift, start, tallied, write
 from .compiling import CONTRACT, filled, given, inlined, jit, rules
 
 VECTOR = 16  # elements: no loop over a tile has a remainder
@@ -36,9 +36,9 @@ def leave(mask, at, width, left):
         for i in range(TILE):
             put(left, i, no_bits if i < width else all_bits)
         return TILE - width
-    count = TILE - width
+    part, count = shift(start(mask), at), TILE - width
     for i in range(width):
-        out = mask[at + i] == 0
+        out = get(part, i) == 0
         put(left, i, all_bits if out else no_bits)
         count += out
     for i in range(width, TILE):

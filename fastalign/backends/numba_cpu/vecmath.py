@@ -4,7 +4,7 @@ a) The rules' ``math`` is made here.  What it lacks of Python's, a rule gets fro
 b) Every function holds for all numbers: NaN, infinities, zeros, subnormal results; errors are at most 2 ulp.
 c) Rounding to an integer is the addition of 1.5 * 2^52 (2^23): contraction is harmless, reassociation is not.
 d) Polynomials are Chebyshev fits, even and odd terms apart: a chain of half the length, and a rule waits for chains.
-   DPO value and slopes, 2^20 float64: 6.2 ms with the series of degree 13 in one chain, 5.3 so.
+   DPO value and slopes, 4096 float64 in cache: 4.2 ns per element with the plain series in one chain, 3.5 so.
 e) Names free in a function are filled in per dtype.  Shifts are cast: Numba widens 32 bits to 64.
 """
 
@@ -59,8 +59,8 @@ F32 = SimpleNamespace(
     real=np.float32,
     integer=np.uint32,
     log2e=math.log2(math.e),
-    ln2_hi=0.693359375,
-    ln2_lo=-2.12194440e-4,
+    ln2_hi=0.693115234375,
+    ln2_lo=3.194618494e-5,  # positive like the other: n * -c would be rewritten in exp, but not in expm1
     magic=1.5 * 2.0**23 + 2.0 * 127.0,
     bias=127.0,
     shift=np.uint32(23),
@@ -123,12 +123,13 @@ def exp(x):
     n = z - magic
     r = (b - n * ln2_hi) - n * ln2_lo
     q = r * r
-    p = exp_series(r, q) * q + r
+    p = exp_series(r, q) * q
     # In two factors: 2^n alone is not a normal number where the result is subnormal, nor at 2^1024.
     whole = real(z).view(integer)
     first = integer(whole >> one_bit)
-    second = integer(whole - first)
-    return ((p + one) * integer(first << shift).view(real)) * integer(second << shift).view(real)
+    second = integer(integer(whole - first) << shift).view(real)
+    power = integer(first << shift).view(real)
+    return (p * power + (r * power + power)) * second
 
 
 def expm1(x):
@@ -139,11 +140,11 @@ def expm1(x):
     exact = b - n * ln2_hi
     r = exact - n * ln2_lo
     q = r * r
-    p = (exp_series(r, q) * q + ((exact - r) - n * ln2_lo)) + r  # with what r lost: without, 2.1 ulp where n = 1
+    p = exp_series(r, q) * q + ((exact - r) - n * ln2_lo)  # with what r lost: without, 2.05 ulp at 0.36
     m = certain if n < certain else n
     # Half of 2^n: 2^1024 is infinite.
     power = integer(real(m + (magic - bias - one)).view(integer) << shift).view(real)
-    y = two * (p * power + (power - half))
+    y = two * (p * power + (r * power + (power - half)))
     return x if abs(x) < linear else y  # keeps -0 and subnormals
 
 
