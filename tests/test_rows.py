@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from conftest import usable
 
+from fastalign import threads as pool
 from fastalign import token_log_probs, token_log_probs_grad
-from fastalign.backends import cython_cpu
+from fastalign.backends import CUT, cython_cpu
 from fastalign.cases import HALVES, as_dtype, widened
 
 INF = np.inf
@@ -117,3 +118,139 @@ def test_accuracy_of_a_long_vocabulary(walker, dtype, most):
     tokens = np.concatenate([rng.integers(0, 128_256, 3), x[3:].argmax(axis=1)])
     got = token_log_probs(x, tokens, backend=walker)
     assert np.abs(got.logp - truth(x, tokens)[0]).max() <= most
+
+
+# ---- the other outputs -----------------------------------------------------------------------------------------------
+
+ALL = {"entropy": True, "sum_p2": True, "mean_logit": True, "top1": True}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 7, 600, 5003])
+def test_the_other_outputs_by_their_definitions(walker, dtype, width):
+    x = as_dtype(np.random.default_rng(5).standard_normal((6, width)) * 3, dtype)
+    exact = widened("logits", x).astype(np.longdouble)
+    tokens = np.where(np.arange(6) % 2, exact.argmax(axis=1), width // 2)
+    got = token_log_probs(x, tokens, temperature=0.5, backend=walker, **ALL)
+    p = truth(exact * 2, tokens)[3]
+    eps = 20 * EPS[dtype]
+    np.testing.assert_allclose(got.sum_p2, (p * p).sum(axis=1).astype(np.float64), rtol=eps)
+    np.testing.assert_allclose(got.mean_logit, 2 * exact.mean(axis=1).astype(np.float64), rtol=eps, atol=eps)
+    assert got.top1.dtype == np.bool_ and got.top1.shape == tokens.shape
+    np.testing.assert_array_equal(got.top1, exact.argmax(axis=1) == tokens)
+
+
+def test_what_is_not_asked_for_is_none(walker):
+    x = np.zeros((2, 3), np.float32)
+    assert token_log_probs(x, [0, 1], backend=walker)[2:] == (None, None, None, None)
+    got = token_log_probs(x, [0, 1], mean_logit=True, backend=walker)
+    assert got.mean_logit is not None and got[2:4] == (None, None) and got.top1 is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [5, 600, 3000])
+def test_the_other_outputs_of_special_rows(walker, dtype, width):
+    x = np.full((7, width), -2.0)
+    x[0, width - 1] = np.nan
+    x[1, 3] = INF
+    x[2] = -INF
+    x[3, 1] = -INF
+    x[4, [2, 4]] = 7.0  # equal: the first is the argmax
+    x[5, [2, 4]] = 7.0
+    x[6, 2] = -0.0
+    x[6, 4] = 0.0
+    tokens = [width - 1, 3, 0, 0, 2, 4, 2]
+    got = token_log_probs(as_dtype(x, dtype), tokens, backend=walker, **ALL)
+    assert got.top1.tolist() == [False, True, True, True, True, False, True]
+    np.testing.assert_array_equal(got.mean_logit[:4], [np.nan, INF, -INF, -INF])
+    assert np.isnan(got.sum_p2[:3]).all() and np.isfinite(got.sum_p2[3:]).all()
+    grad = token_log_probs_grad(
+        as_dtype(x, dtype), tokens, np.zeros(7), grad_sum_p2=np.ones(7), grad_mean_logit=np.ones(7), backend=walker
+    )
+    grad = widened("logits", grad).astype(np.float64)
+    assert np.isnan(grad[:3]).all() and np.isfinite(grad[3:]).all()
+    assert grad[3, 1] == pytest.approx(1 / width, rel=1e-2)  # nothing but the mean's
+
+
+def test_a_mean_beyond_the_sum_of_float32(walker):
+    x = np.full((1, 4000), 3e38, np.float32)
+    got = token_log_probs(x, [0], backend=walker, **ALL)
+    assert got.mean_logit[0] == pytest.approx(3e38, rel=1e-6) and got.sum_p2[0] == pytest.approx(1 / 4000, rel=1e-6)
+
+
+# ---- rows divided among threads --------------------------------------------------------------------------------------
+
+
+def long_rows(dtype):
+    """Parts like any, of nothing, and with a peak that only the last has."""
+    x = np.random.default_rng(6).standard_normal((4, 2 * CUT + 4321)) * 3
+    x[1, :CUT] = -INF
+    x[2, -5] = 200.0
+    x[3] += 1000.0
+    return as_dtype(x, dtype), np.array([CUT, CUT + 7, 2 * CUT + 4316, 0])
+
+
+def everything(x, tokens, walker, **more):
+    got = token_log_probs(x, tokens, temperature=0.9, backend=walker, **ALL, **more)
+    ups = np.random.default_rng(7).standard_normal((5, 4)).astype(got.logp.dtype)
+    named = dict(zip(("grad_lse", "grad_entropy", "grad_sum_p2", "grad_mean_logit"), ups[1:], strict=True))
+    common = {"temperature": 0.9, "backend": walker, **more}
+    own = x.copy()
+    return [
+        *got,
+        token_log_probs_grad(x, tokens, ups[0], **named, **common),
+        token_log_probs_grad(x, tokens, ups[0], lse=got.lse, **common),
+        token_log_probs_grad(own, tokens, ups[0], lse=got.lse, grad_entropy=ups[1], out=own, **common),
+    ]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bits_of_divided_rows_do_not_depend_on_the_threads(walker, threads, monkeypatch, dtype):
+    x, tokens = long_rows(dtype)
+    seen = []
+    run = pool.run
+    monkeypatch.setattr(pool, "run", lambda body, n, grain, count: (seen.append(n), run(body, n, grain, count)))
+    masked = {"mask": [1, 1, 0, 1]}
+    threads(1)
+    want = everything(x, tokens, walker) + everything(x, tokens, walker, **masked)
+    assert not seen
+    for count in (2, 3):
+        threads(count)
+        got = everything(x, tokens, walker) + everything(x, tokens, walker, **masked)
+        for g, w in zip(got, want, strict=True):
+            np.testing.assert_array_equal(g.view(np.uint8), w.view(np.uint8))
+    assert walker == "numpy" or 12 in seen  # the parts, not the rows
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_divided_rows_are_right(walker, threads, dtype, count):
+    threads(count)
+    x, tokens = long_rows(dtype)
+    exact = widened("logits", x)
+    got = token_log_probs(x, tokens, backend=walker, **ALL)
+    logp, lse, entropy, p = truth(exact, tokens)
+    eps = 10 * EPS[dtype]
+    for g, w in zip(got, (logp, lse, entropy, (p * p).sum(axis=1), exact.mean(axis=1)), strict=False):
+        np.testing.assert_allclose(g, w.astype(np.float64), rtol=eps, atol=eps)
+    assert got.top1.tolist() == (exact.argmax(axis=1) == tokens).tolist()
+    grad = widened("logits", token_log_probs_grad(x, tokens, np.ones(4), lse=got.lse, backend=walker))
+    want = -p.astype(np.float64)
+    want[np.arange(4), tokens] += 1
+    unit = 2.0**-7 if dtype == "bfloat16" else 10 * EPS[dtype]
+    np.testing.assert_allclose(grad, want, rtol=unit, atol=unit / 1000)
+
+
+@pytest.mark.parametrize("place", [0, CUT - 1, CUT, 2 * CUT, 2 * CUT + 100])
+@pytest.mark.parametrize("bad", [np.nan, INF])
+def test_no_number_in_any_part(walker, threads, place, bad):
+    x = np.zeros((2, 2 * CUT + 101), np.float32)
+    x[1, place] = bad
+    for count in (1, 2):
+        threads(count)
+        got = token_log_probs(x, [0, 0], backend=walker, **ALL)
+        assert np.isnan([got.logp[1], got.entropy[1], got.sum_p2[1]]).all() and np.isfinite(got.logp[0])
+        assert got.lse[1] == INF if bad == INF else np.isnan(got.lse[1])
+        assert got.top1.tolist() == [True, bad == INF and place == 0]
+        grad = token_log_probs_grad(x, [0, 0], [1.0, 1.0], backend=walker)
+        assert np.isnan(grad[1]).all() and np.isfinite(grad[0]).all()

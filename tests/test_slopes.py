@@ -152,6 +152,36 @@ def test_row_slope_is_the_derivative_of_log_softmax_and_entropy(scale, grads, to
             assert mpmath.almosteq(slope, want, 1e-20, 1e-20)
 
 
+@pytest.mark.parametrize("scale", ["1", "0.5", "3"])
+@pytest.mark.parametrize("grads", [("1", "0"), ("0", "1"), ("0.75", "-1.5")])
+def test_row_moment_slope_is_the_derivative_of_sum_p2_and_mean(scale, grads):
+    with mpmath.workdps(50):
+        scale, grads = mpmath.mpf(scale), [mpmath.mpf(g) for g in grads]
+
+        def values(logits):
+            z, lse, _ = state(logits, scale)
+            p = [mpmath.exp(v - lse) for v in z]
+            return p, mpmath.fsum(q * q for q in p), mpmath.fsum(z) / 5
+
+        def loss(*logits):
+            _, squares, mean = values(logits)
+            return grads[0] * squares + grads[1] * mean
+
+        p, squares, mean = values(LOGITS)
+        total = mpmath.fsum(mpmath.exp((v - 2) * scale) for v in LOGITS)
+        raw = mpmath.fsum(mpmath.exp((v - 2) * scale) ** 2 for v in LOGITS)
+        assert mpmath.almosteq(EXACT.rules.row_sum_p2(total, raw), squares, 1e-45)
+        assert mpmath.almosteq(EXACT.rules.row_mean_logit(mpmath.fsum(LOGITS), 5, scale), mean, 1e-45)
+        a, c, d = EXACT.rules.row_moment_slope(*grads, squares, 5, scale)
+        for j in range(5):
+            want = mpmath.diff(loss, LOGITS, tuple(int(k == j) for k in range(5)))
+            assert mpmath.almosteq(p[j] * (a + c * p[j]) + d, want, 1e-20, 1e-20)
+
+
+def test_row_moment_slope_does_not_look_at_a_sum_it_does_not_need():
+    assert FLOATS.rules.row_moment_slope(0.0, 3.0, math.nan, 6.0, 2.0) == (0.0, 0.0, 1.0)
+
+
 def test_row_slope_does_not_look_at_an_entropy_it_does_not_need():
     a, b = FLOATS.rules.row_slope(1.0, 0.5, 0.0, math.nan, 2.0)
     assert (a, abs(b)) == (-1.0, 0.0)

@@ -125,10 +125,10 @@ def fill_parts(logits, mask, scale, spread, moments, parts, first, last):
     for unit in range(first, last):
         r, at = unit // cuts, unit % cuts * CUT
         if mask.size == 0 or mask[r] != 0:
-            part = row_part(logits[r, at : at + CUT], scale, spread, moments, scratch)
-            for k in range(6):
-                parts[unit, k] = part[k]
-            parts[unit, 6] = 1.0 if part[6] else 0.0
+            here = parts[unit]
+            here[0], here[1], here[2], here[3], here[4], here[5], here[6] = row_part(
+                logits[r, at : at + CUT], scale, spread, moments, scratch
+            )
 
 
 def parts_of(parts, r, cuts):
