@@ -25,6 +25,7 @@ from .row import row_kernels
 
 Array = np.ndarray
 NOTHING = {name: np.empty(0, name) for name in ("float32", "float64", "uint8")}
+DTYPES = {"f": "float32", "d": "float64"}  # by character: a dtype makes up its name at every call
 NO_NUMBERS = {name: np.empty((0, 0), name) for name in ("float32", "float64")}
 NO_FLAGS = np.empty((0, 0), np.uint8)
 NO_PARTS = np.empty((0, PART))
@@ -36,7 +37,7 @@ def why_not() -> str | None:
 
 
 def _given(x: Array | None, like: Array) -> Array:
-    return NOTHING[like.dtype.name] if x is None else x
+    return NOTHING[DTYPES[like.dtype.char]] if x is None else x
 
 
 def row_forward(
@@ -74,7 +75,8 @@ def pointwise(
     name: str, kind: str, inputs: tuple[Array, ...], mask: Any, params: Any, outputs: Any, partials: Array
 ) -> None:
     mask = NOTHING["uint8"] if mask is None else mask
-    pointwise_kernel(name, kind, inputs[0].dtype.name)(inputs, mask, tuple(map(float, params)), outputs, partials)
+    kernel = pointwise_kernel(name, kind, DTYPES[inputs[0].dtype.char])
+    kernel(inputs, mask, tuple(map(float, params)), outputs, partials)
 
 
 def scan(
@@ -94,8 +96,8 @@ def scan(
     returns: Any,
     offsets: Any = None,
 ) -> None:
-    dtype, streams = rewards.dtype.name, len(rewards) if layout == "NT" else rewards.shape[1]
-    last_values = _given(last_values, rewards)
+    dtype, streams = DTYPES[rewards.dtype.char], len(rewards) if layout == "NT" else rewards.shape[1]
+    last_values = NOTHING[dtype] if last_values is None else last_values
     plain = next_values is None and truncated is None and mask is None and (values is None) == (returns is None)
     values, next_values, final_values, returns = (
         NO_NUMBERS[dtype] if x is None else x for x in (values, next_values, final_values, returns)
@@ -122,12 +124,12 @@ def scan(
 
 def group_reduce(values: Array, offsets: Array, mask: Any, mean: bool, out: Array, counts: Array) -> None:
     mask = NOTHING["uint8"] if mask is None else mask
-    group_kernels(values.dtype.name)[0](values, offsets, mask, mean, out, counts)
+    group_kernels(DTYPES[values.dtype.char])[0](values, offsets, mask, mean, out, counts)
 
 
 def group_spread(grad: Array, offsets: Array, mask: Any, mean: bool, counts: Array, out: Array) -> None:
     mask = NOTHING["uint8"] if mask is None else mask
-    group_kernels(grad.dtype.name)[1](grad, offsets, mask, mean, counts, out)
+    group_kernels(DTYPES[grad.dtype.char])[1](grad, offsets, mask, mean, counts, out)
 
 
 def warmup() -> None:

@@ -3,7 +3,11 @@
 a) The rule's loop runs over a tile of whole vectors.  A tile of which all counts is read and written where it lies; any
    other is first put together in a room of its own, with zeros for what does not count.
 b) Rules of SINGLE are walked in float32 where the arrays are float32, all others in double.
-c) Tallies are summed by tile, in one order for every number of threads.
+c) Tallies are summed by tile, in one order for every number of threads; of a tile in the dtype of the rule.
+
+What does not count is selected away; the extension squeezes it out, in a loop that LLVM cannot vectorise.  Measured,
+2^20 elements, and left: prefetching the next tile (DPO in float64: 5.0 ns per element, with it 13.8); tallies in double
+beside a rule in float32 (PPO: 1.3, with them 1.9).
 """
 
 from functools import cache

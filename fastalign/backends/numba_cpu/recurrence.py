@@ -15,7 +15,7 @@ from .access import TILE, get, likely, put, read, scratch, shift, start, write
 from .compiling import CONTRACT, filled, given, inlined, jit, rules
 
 WIDTH = TILE  # streams at once: their state stays in L1
-CHAINS = 3
+CHAINS = 3  # with 4, 10^6 float64 steps take 2.1 ms instead of 1.1: too many streams of memory
 WORTH = 512  # steps: below, looking for the ends of episodes costs more than it saves
 
 
@@ -94,7 +94,11 @@ def next_end(ends, at, stop):
 
 
 def chain(rewards, values, last_values, terminated, gamma, lam, out, returns, streams):
-    """Nothing passes an episode's end: of one stream, chains start at ends.  Of several, each is a chain."""
+    """Nothing passes an episode's end, so chains of a long stream start there.  Of short ones, each is a chain.
+
+    Long streams side by side can lie at a distance that makes all their arrays share one set of the cache: 64 x 8192
+    float32 without ends takes 1.7 ms so, one after the other 0.7.
+    """
     steps = rewards.size // streams
     x = (start(rewards), start(values)) if valued else (start(rewards),)
     y = (start(out), start(returns)) if valued else (start(out),)
