@@ -13,7 +13,10 @@ FA_INLINE void NAME(fa_scan_across)(fa_scan_rule rule, const int how, const fa_s
                                     ptrdiff_t width, double *carry, double *follow, unsigned char *seen)
 {
     const fa_scan s = *w; /* in registers: the outputs might be w's own memory */
+    const ptrdiff_t lead = fa_scan_lead(&s, at, width, sizeof(REAL));
     ptrdiff_t j = 0;
+    for (; j < lead; j++)
+        FA_JOIN(NAME(fa_scan_tile), _1)(rule, how, &s, at + j, depth, carry + j, follow + j, seen + j);
 #define FA_ACROSS(lanes)                                                                                               \
     for (; j + lanes <= width; j += lanes)                                                                             \
         FA_JOIN(NAME(fa_scan_tile), _##lanes)(rule, how, &s, at + j, depth, carry + j, follow + j, seen + j);
@@ -29,7 +32,10 @@ FA_INLINE void NAME(fa_scan_pairs)(fa_scan_rule rule, const int how, const fa_sc
                                    double *carry, double *follow)
 {
     const fa_scan s = *w;
+    const ptrdiff_t lead = fa_scan_lead(&s, at, width, sizeof(REAL));
     ptrdiff_t j = 0;
+    for (; j < lead; j++)
+        FA_JOIN(NAME(fa_scan_pair), _1)(rule, how, &s, at + j, carry + j, follow + j);
     for (; j + FA_SCAN_LANES <= width; j += FA_SCAN_LANES)
         FA_JOIN(NAME(fa_scan_pair), FA_JOIN(_, FA_SCAN_LANES))(rule, how, &s, at + j, carry + j, follow + j);
     for (; j < width; j++)
@@ -122,24 +128,35 @@ static FA_UNUSED void NAME(fa_scan_side_by_side)(const fa_scan *w, const fa_scan
     }
 }
 
-/* One stream whose steps are neighbours, the first at `at`. */
-static FA_UNUSED void NAME(fa_scan_alone)(const fa_scan *w, const fa_scan_loops *loops, int plain, ptrdiff_t at,
-                                          ptrdiff_t steps, double carry, double follow, unsigned char seen)
+/* Streams whose steps are neighbours, plain: as many at once as there are chains, each taking the next stream when its
+ * own ends.  The last ones, or a single one, go alone, cut into chains where that is possible. */
+static FA_UNUSED void NAME(fa_scan_along_rows)(const fa_scan *w, const fa_scan_loops *loops)
 {
-    const int how = (w->mask ? FA_MASKED : FA_CUT) | (w->values ? FA_VALUED : 0);
+    const int how = FA_FIRST | (w->values ? FA_VALUED : 0);
     fa_chain chains[FA_SCAN_CHAINS];
-    ptrdiff_t shared;
-    if (!plain || !seen) {
-        const ptrdiff_t depth = plain ? 1 : steps;
-        loops->rows(how, w, at + steps - 1, depth, 1, &carry, &follow, &seen);
-        steps -= depth;
+    ptrdiff_t next = 0, shared = 0;
+    for (int k = 0; k < FA_SCAN_CHAINS; k++) chains[k].left = 0;
+    do {
+        loops->chains(w, chains, FA_SCAN_CHAINS, shared);
+        shared = PTRDIFF_MAX;
+        for (int k = 0; k < FA_SCAN_CHAINS; k++) {
+            fa_chain *c = chains + k;
+            for (; c->left == 0 && next < w->streams; next++) {
+                const ptrdiff_t start = fa_scan_begin(w, next), steps = fa_scan_end(w, next) - start;
+                c->carry = 0.0, c->follow = w->last_values ? (double)((const REAL *)w->last_values)[next] : 0.0;
+                c->top = start + steps - 2, c->left = steps ? steps - 1 : 0;
+                if (steps) loops->rows(how, w, start + steps - 1, 1, 1, &c->carry, &c->follow, NULL);
+                if (steps > FA_SCAN_WORTH) loops->chains(w, c, 1, FA_SCAN_APART * k);
+            }
+            shared = c->left < shared ? c->left : shared;
+        }
+    } while (shared);
+    for (int k = 0; k < FA_SCAN_CHAINS; k++) {
+        fa_chain cut[FA_SCAN_CHAINS] = {chains[k]};
+        shared = fa_cut_chain(w->terminated, cut);
+        if (shared) loops->chains(w, cut, FA_SCAN_CHAINS, shared);
+        for (int j = 0; j < (shared ? FA_SCAN_CHAINS : 1); j++) loops->chains(w, cut + j, 1, cut[j].left);
     }
-    if (steps == 0) return;
-    chains[0].top = at + steps - 1, chains[0].left = steps;
-    chains[0].carry = carry, chains[0].follow = follow;
-    shared = fa_cut_chain(w->terminated, chains);
-    if (shared) loops->chains(w, chains, FA_SCAN_CHAINS, shared);
-    for (int k = 0; k < (shared ? FA_SCAN_CHAINS : 1); k++) loops->chains(w, chains + k, 1, chains[k].left);
 }
 
 typedef struct {
@@ -173,14 +190,11 @@ static FA_UNUSED void NAME(fa_scan_give)(void *array, const REAL *from, const pt
 }
 
 /* `steps` steps of FA_SCAN_LANES streams, that of lane i from at[i] on. */
-static FA_UNUSED void NAME(fa_scan_turned)(const fa_scan *w, const fa_scan_loops *loops, int plain, int fresh,
-                                           const ptrdiff_t *at, ptrdiff_t steps, double *carry, double *follow,
-                                           unsigned char *seen)
+static FA_UNUSED void NAME(fa_scan_turned)(const fa_scan *w, const fa_scan_loops *loops, int how, const ptrdiff_t *at,
+                                           ptrdiff_t steps, double *carry, double *follow, unsigned char *seen)
 {
     NAME(fa_turned) b;
     fa_scan s = *w;
-    const int valued = w->values ? FA_VALUED : 0, how = (w->mask ? FA_MASKED : FA_CUT) | valued;
-    ptrdiff_t depth = plain ? (fresh ? 1 : 0) : steps;
     s.time_stride = FA_SCAN_LANES, s.stream_stride = 1;
     s.rewards = b.rewards, s.terminated = b.terminated, s.out = b.out, s.returns = b.returns;
     NAME(fa_scan_take)(b.rewards, w->rewards, at, steps);
@@ -190,24 +204,22 @@ static FA_UNUSED void NAME(fa_scan_turned)(const fa_scan *w, const fa_scan_loops
     else if (w->final_values) s.final_values = b.ahead, NAME(fa_scan_take)(b.ahead, w->final_values, at, steps);
     if (w->truncated) s.truncated = b.truncated, NAME(fa_scan_take_flags)(b.truncated, w->truncated, at, steps);
     if (w->mask) s.mask = b.mask, NAME(fa_scan_take_flags)(b.mask, w->mask, at, steps);
-    if (depth)
-        loops->rows(how, &s, (steps - 1) * FA_SCAN_LANES, depth, FA_SCAN_LANES, carry, follow, seen);
-    if (depth < steps)
-        loops->rows(FA_PLAIN | valued, &s, (steps - 1 - depth) * FA_SCAN_LANES, steps - depth, FA_SCAN_LANES, carry, follow, seen);
+    loops->rows(how, &s, (steps - 1) * FA_SCAN_LANES, steps, FA_SCAN_LANES, carry, follow, seen);
     NAME(fa_scan_give)(w->out, b.out, at, steps);
     if (w->returns) NAME(fa_scan_give)(w->returns, b.returns, at, steps);
 }
 
-/* Streams whose steps are neighbours: as many as there are lanes at once, each lane taking the next stream when its own
- * ends.  A lane for which there is none does what another does, into the same places. */
-static FA_UNUSED void NAME(fa_scan_in_rows)(const fa_scan *w, const fa_scan_loops *loops, int plain)
+/* Streams whose steps are neighbours, with options: as many as there are lanes at once, each lane taking the next
+ * stream when its own ends.  A lane for which there is none does what another does, into the same places. */
+static FA_UNUSED void NAME(fa_scan_turned_rows)(const fa_scan *w, const fa_scan_loops *loops)
 {
+    const int how = (w->mask ? FA_MASKED : FA_CUT) | (w->values ? FA_VALUED : 0);
     FA_ALIGNED double carry[FA_SCAN_LANES] = {0}, follow[FA_SCAN_LANES] = {0};
     unsigned char seen[FA_SCAN_LANES] = {0};
     ptrdiff_t start[FA_SCAN_LANES], left[FA_SCAN_LANES] = {0}, at[FA_SCAN_LANES], next = 0;
     for (;;) {
         ptrdiff_t steps = FA_SCAN_TURN;
-        int active = 0, fresh = 0, some = 0;
+        int active = 0, some = 0;
         for (int i = 0; i < FA_SCAN_LANES; i++) {
             for (; left[i] == 0 && next < w->streams; next++) {
                 start[i] = fa_scan_begin(w, next), left[i] = fa_scan_end(w, next) - start[i];
@@ -215,27 +227,31 @@ static FA_UNUSED void NAME(fa_scan_in_rows)(const fa_scan *w, const fa_scan_loop
                 follow[i] = w->last_values ? (double)((const REAL *)w->last_values)[next] : 0.0;
             }
             if (left[i] == 0) continue;
-            active++, some = i, fresh |= seen[i] == 0;
+            active++, some = i;
             steps = left[i] < steps ? left[i] : steps;
         }
-        if (active <= FA_SCAN_FEW) break;
-        for (int i = 0; i < FA_SCAN_LANES; i++) at[i] = start[i] + left[i] - steps;
-        for (int i = 0; i < FA_SCAN_LANES; i++)
-            if (left[i] == 0) at[i] = at[some], carry[i] = carry[some], follow[i] = follow[some], seen[i] = seen[some];
-        NAME(fa_scan_turned)(w, loops, plain, fresh, at, steps, carry, follow, seen);
-        for (int i = 0; i < FA_SCAN_LANES; i++) left[i] -= left[i] ? steps : 0;
+        if (active < 2) break;
+        for (int i = 0; i < FA_SCAN_LANES; i++) {
+            if (left[i] == 0) carry[i] = carry[some], follow[i] = follow[some], seen[i] = seen[some];
+            at[i] = left[i] ? start[i] + left[i] - steps : start[some] + left[some] - steps;
+            left[i] -= left[i] && i != some ? steps : 0;
+        }
+        left[some] -= steps;
+        NAME(fa_scan_turned)(w, loops, how, at, steps, carry, follow, seen);
     }
     for (int i = 0; i < FA_SCAN_LANES; i++)
-        if (left[i]) NAME(fa_scan_alone)(w, loops, plain, start[i], left[i], carry[i], follow[i], seen[i]);
+        if (left[i]) loops->rows(how, w, start[i] + left[i] - 1, left[i], 1, carry + i, follow + i, seen + i);
 }
 
 static FA_UNUSED void NAME(fa_scan_run)(const fa_scan *w, const fa_scan_loops *loops)
 {
     const int plain = w->mask == NULL && w->truncated == NULL && w->next_values == NULL;
-    if (w->time_stride == 1)
-        NAME(fa_scan_in_rows)(w, loops, plain);
-    else
+    if (w->time_stride != 1)
         NAME(fa_scan_side_by_side)(w, loops, plain);
+    else if (plain)
+        NAME(fa_scan_along_rows)(w, loops);
+    else
+        NAME(fa_scan_turned_rows)(w, loops);
 }
 
 #undef REAL

@@ -2,6 +2,7 @@
 
 #define VECTOR FA_JOIN(fa_vector_, LANES)
 #define PAIR FA_JOIN(NAME(fa_scan_pair), FA_JOIN(_, LANES))
+#define CHOOSE(mask, a, b) (LANES == 1 ? (mask) ? (a) : (b) : fa_choose(mask, a, b))
 #define TILE FA_JOIN(NAME(fa_scan_tile), FA_JOIN(_, LANES))
 
 /* `depth` steps, the latest of the first stream at `at`.  `how` is a constant.  What is carried stays in vectors. */
@@ -36,14 +37,14 @@ FA_INLINE void TILE(fa_scan_rule rule, const int how, const fa_scan *s, ptrdiff_
             fa_spread(keep, kept, LANES);
             FA_SCAN_SIMD
             for (int i = 0; i < LANES; i++) {
-                const double after = fa_choose(picked[i], o[i], f[i]);
+                const double after = CHOOSE(picked[i], o[i], f[i]);
                 const double alive = FA_UNLESS(ended, ends, i), going = FA_UNLESS(stop, stops, i);
                 const double now = rule(r[i], v[i], after, c[i], alive, going, s->gamma, s->lam);
                 if (how & FA_MASKED) {
-                    c[i] = fa_choose(keep[i], now, c[i]);
-                    f[i] = fa_choose(keep[i], v[i], f[i]);
-                    y[i] = fa_double(fa_bits(now) & keep[i]);
-                    q[i] = fa_double(fa_bits(now + v[i]) & keep[i]);
+                    c[i] = CHOOSE(keep[i], now, c[i]);
+                    f[i] = CHOOSE(keep[i], v[i], f[i]);
+                    y[i] = CHOOSE(keep[i], now, 0.0);
+                    q[i] = CHOOSE(keep[i], now + v[i], 0.0);
                 } else {
                     c[i] = y[i] = now;
                     q[i] = now + v[i];
@@ -110,6 +111,7 @@ FA_INLINE void PAIR(fa_scan_rule rule, const int how, const fa_scan *s, ptrdiff_
 }
 
 #undef LANES
+#undef CHOOSE
 #undef PAIR
 #undef VECTOR
 #undef TILE

@@ -45,12 +45,13 @@ def close(got, want, dtype):
 @pytest.mark.parametrize("layout", ["TN", "NT"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_width_and_length(monkeypatch, option, layout, dtype):
-    """Lanes and what is left of them, pairs of steps and single ones, blocks of 4096, rows turned 32 steps at once."""
+    """Lanes and what is left of them, pairs of steps and single ones, blocks of 4096, long rows, rows turned."""
     from fastalign.backends import cython_cpu
 
     need("cython", cython_cpu.why_not())
     sizes = [(5, n) for n in (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 63, 64, 67)]
-    sizes += [(steps, n) for steps in (1, 2, 3, 4, 31, 32, 33, 65, 100) for n in (9, 70)] + [(3, 4101)]
+    sizes += [(steps, n) for steps in (1, 2, 3, 4, 31, 32, 33, 65, 100) for n in (9, 70)]
+    sizes += [(3, 4101), (4, 1024), (514, 2), (700, 5)]
     for steps, count in sizes:
         given = streams((steps, count) if layout == "TN" else (count, steps), layout, dtype, option, steps * count)
         want = gae(**widened(given), backend="numpy")
