@@ -84,7 +84,7 @@ FA_INLINE NAME(fa_level) NAME(fa_level_of)(double peak, REAL octaves)
     return level;
 }
 
-/* weighted is of octaves.  The exponentials are stored where keep says, if it does. */
+/* weighted is of octaves.  The exponentials are stored where keep says, if it does: up to a whole STEP. */
 FA_INLINE NAME(fa_tile_sums)
 NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level, const int want, STORED *keep)
 {
@@ -97,7 +97,7 @@ NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level, const 
         EACH(k) {
             const VEC t = OF_REAL(FA_FROM)(v[k], octaves, offset), e = EXP2(t);
             total[k] += e;
-            if (keep) v[k] = e;
+            if (keep) memcpy(keep + i + k * WIDTH, &e, sizeof e);
             if (want & FA_ENTROPY) weighted[k] += e * MAX(EVERY(LEAST), t); /* 0 must not meet -inf */
             if (want & FA_MOMENTS) {
                 squares[k] += e * e;
@@ -105,7 +105,6 @@ NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level, const 
                 if (n - i >= STEP) linear[k] += v[k];
             }
         }
-        if (keep) NAME(fa_give)(keep + i, n - i, v);
     }
     NAME(fa_tile_sums) sums = {0, 0, 0, 0, 0};
 #define ACROSS(lanes) (double)NAME(fa_sum_across)(lanes)
@@ -174,6 +173,20 @@ static FA_UNUSED void NAME(fa_note)(fa_spans *spans, STORED *e, ptrdiff_t at, do
     spans->peak[spans->count] = peak;
     spans->unit[spans->count++] = unit;
 }
+
+/* to = factor times from, which may be to; 0 below ``least``.  By whole lines of ``to``: 512 x 32,000 floats in a cache
+ * take 0.57 ms so, 0.91 with stores across lines. */
+static FA_UNUSED void NAME(fa_times)(const STORED *from, ptrdiff_t n, REAL factor, REAL least, STORED *to)
+{
+    VEC v[VECTORS];
+    const ptrdiff_t lead = (ptrdiff_t)(-(uintptr_t)to % 64 / sizeof *to);
+    for (ptrdiff_t i = 0, m = lead && lead < STEP ? lead : STEP; i < n; i += m, m = STEP) {
+        const ptrdiff_t some = n - i < m ? n - i : m;
+        NAME(fa_take)(from + i, some, v);
+        EACH(k) v[k] = OF_REAL(FA_UNLESS_BELOW)(v[k], least, v[k] * factor);
+        NAME(fa_give)(to + i, some, v);
+    }
+}
 #else
 FA_INLINE void NAME(fa_note)(fa_spans *spans, STORED *e, ptrdiff_t at, double peak, double unit, double scale)
 {
@@ -203,7 +216,7 @@ FA_INLINE fa_row NAME(fa_fold)(const STORED *x, ptrdiff_t n, double scale, int w
     if (spans) spans->count = 0;
     for (ptrdiff_t at = 0; at < n; at += TILE) {
         const ptrdiff_t m = n - at < TILE ? n - at : TILE;
-        STORED *to = !spans ? NULL : keep == x ? aside : keep + at;
+        STORED *to = !spans ? NULL : keep == x || m < TILE ? aside : keep + at;
         NAME(fa_tile_sums) sums =
             spans ? NAME(fa_sweep)(x + at, m, &level, 0, to) : NAME(fa_tile)(x + at, m, &level, want);
         if (!(sums.total <= (row.peak > -(double)INFINITY ? FA_ROW_BOUND : 0)) || !LEVEL_HOLDS(level)) {
@@ -220,7 +233,9 @@ FA_INLINE fa_row NAME(fa_fold)(const STORED *x, ptrdiff_t n, double scale, int w
             row = raised;
         }
         if (spans) {
-            if (keep == x) memcpy(keep + at, aside, (size_t)m * sizeof *x);
+            /* Of a known length it is copied by words: 512 x 32,000 floats 1 ms faster than by a call, as by vectors. */
+            if (to == aside && m == TILE) memcpy(keep + at, aside, TILE * sizeof *x);
+            if (m < TILE) memcpy(keep + at, aside, (size_t)m * sizeof *x);
             NAME(fa_note)(spans, keep, at, row.peak, level.unit, scale);
         }
         row.total += sums.total / level.unit;
@@ -316,12 +331,8 @@ static FA_UNUSED void NAME(fa_row_scale)(const STORED *x, ptrdiff_t n, double sc
     for (int k = 0; k < spans->count; k++) {
         const ptrdiff_t end = k + 1 < spans->count ? spans->from[k + 1] : spans->end;
         const REAL factor = (REAL)(a * exp((spans->peak[k] - peak) * scale - rest) / spans->unit[k]);
-        for (ptrdiff_t i = spans->from[k]; i < end; i += STEP) {
-            VEC v[VECTORS];
-            NAME(fa_take)(out + i, end - i, v);
-            EACH(j) v[j] = OF_REAL(FA_UNLESS_BELOW)(v[j], LEAST_EXP, v[j] * factor);
-            NAME(fa_give)(out + i, end - i, v);
-        }
+        STORED *here = out + spans->from[k];
+        NAME(fa_times)(here, end - spans->from[k], factor, LEAST_EXP, here);
     }
 #endif
     if (spans->end < n) NAME(fa_row_slopes)(x + spans->end, n - spans->end, scale, peak, rest, a, 0, out + spans->end);
