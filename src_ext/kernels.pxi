@@ -188,70 +188,40 @@ def pointwise_at_once(str family, str kind, tuple inputs, tuple params, tuple ou
     None if they are not: nothing was written then.  What takes Python microseconds to find out takes this a fraction.
     Outputs may be the first few only.
     """
-    cdef Py_buffer[FA_INPUTS + FA_RESULTS] views
     cdef fa_pointwise work
-    cdef int held = 0, count = len(inputs), k
-    cdef Py_ssize_t n
-    work.kind = find_kind(family, kind)
-    if count != work.kind.inputs or len(outputs) > work.kind.outputs or len(params) > FA_PARAMS:
+    cdef plain_array first, other
+    cdef Py_ssize_t k = 0
+    work.kind, work.mask = find_kind(family, kind), NULL
+    if len(inputs) != work.kind.inputs or len(outputs) > work.kind.outputs or len(params) > FA_PARAMS:
         return None
-    try:
-        for array in inputs:
-            if type(array) is not ndarray:
-                return None
-            PyObject_GetBuffer(array, &views[held], PyBUF_FORMAT | PyBUF_C_CONTIGUOUS)
-            held += 1
-        for k in range(work.kind.outputs):
-            work.out[k] = NULL
-        for array in outputs:
-            if type(array) is not ndarray:
-                return None
-            PyObject_GetBuffer(array, &views[held], PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
-            held += 1
-        n = views[0].len // views[0].itemsize
-        if n > most or not uniform(views, held) or overlapping(views, count, held):
+    if not look(inputs[0], &first) or first.code not in (c"f", c"d") or first.size > most:
+        return None
+    for k, array in enumerate(inputs):
+        if not look(array, &other) or other.code != first.code or not alike(&other, &first):
             return None
-        for k in range(count):
-            work.in_[k] = views[k].buf
-        for k in range(held - count):
-            work.out[k] = views[count + k].buf
-        for k in range(len(params)):
-            work.p[k] = params[k]
-        work.single = views[0].itemsize == 4
-        work.mask = NULL
-        return run_at_once(&work, n)
-    except (BufferError, ValueError):  # what the buffer protocol refuses: another layout, read-only
-        return None
-    finally:
-        for k in range(held):
-            PyBuffer_Release(&views[k])
+        work.in_[k] = other.at
+    for k in range(work.kind.outputs):
+        work.out[k] = NULL
+    for k, array in enumerate(outputs):
+        if not look(array, &other) or other.code != first.code or not alike(&other, &first) or other.readonly:
+            return None
+        if touches(other.at, first.bytes_, work.in_, len(inputs)):
+            return None
+        if touches(other.at, first.bytes_, <const void **> work.out, k):
+            return None
+        work.out[k] = <void *> other.at
+    for k, number in enumerate(params):
+        work.p[k] = number
+    work.single = first.code == c"f"
+    return run_at_once(&work, first.size)
 
 
-cdef bint uniform(const Py_buffer *views, int count) noexcept:
-    """Whether all are aligned native float32, or all float64, of one shape."""
-    cdef int k
-    cdef Py_ssize_t size = views[0].itemsize
-    cdef char letter = views[0].format[0]
-    if not (letter == b"d" and size == 8 or letter == b"f" and size == 4):
-        return False
+cdef bint touches(const void *one, Py_ssize_t size, const void **others, Py_ssize_t count) noexcept:
+    """Whether an array of so many bytes shares memory with one of the others, of the same size."""
+    cdef Py_ssize_t k
     for k in range(count):
-        if views[k].format[0] != letter or views[k].format[1] != 0 or <size_t> views[k].buf % size != 0:
-            return False
-        if views[k].ndim != views[0].ndim:
-            return False
-        if memcmp(views[k].shape, views[0].shape, views[0].ndim * sizeof(Py_ssize_t)) != 0:
-            return False
-    return True
-
-
-cdef bint overlapping(const Py_buffer *views, int inputs, int count) noexcept:
-    """Whether an output, from ``inputs`` on, shares memory with another array; all are of one size."""
-    cdef int k, j
-    cdef size_t size = views[0].len
-    for k in range(inputs, count):
-        for j in range(k):
-            if <size_t> views[k].buf < <size_t> views[j].buf + size and <size_t> views[j].buf < <size_t> views[k].buf + size:
-                return True
+        if <const char *> one < <const char *> others[k] + size and <const char *> others[k] < <const char *> one + size:
+            return True
     return False
 
 
@@ -382,10 +352,13 @@ def scan_ready(str kind, rewards, values, next_values, final_values, last_values
     return out
 
 
+cdef enum:
+    MOST_AXES = 8  # of arrays that calls take as they are
+
 ctypedef struct plain_array:
     const void *at
     Py_ssize_t size, bytes_
-    Py_ssize_t[2] shape
+    Py_ssize_t[MOST_AXES] shape
     int ndim
     char code
     bint readonly
@@ -403,18 +376,19 @@ cdef bint look(array, plain_array *found) except -1:
         return False
     # What is swapped or not aligned has a longer format.
     found.code = view.format[0] if view.format != NULL and view.format[0] and not view.format[1] else 0
+    if view.ndim > MOST_AXES:
+        found.code = 0
     found.at, found.bytes_, found.ndim, found.readonly = view.buf, view.len, view.ndim, view.readonly
     found.size = view.len // view.itemsize if view.itemsize else 0
-    for k in range(min(view.ndim, 2)):
+    for k in range(min(view.ndim, MOST_AXES)):
         found.shape[k] = view.shape[k]
     PyBuffer_Release(&view)
     return found.code != 0
 
 
 cdef bint alike(const plain_array *one, const plain_array *other) noexcept:
-    """Whether both have the same shape, of at most two axes."""
-    return (one.ndim == other.ndim and one.size == other.size
-            and (one.ndim < 2 or one.shape[1] == other.shape[1]))
+    """Whether both have the same shape."""
+    return one.ndim == other.ndim and memcmp(one.shape, other.shape, one.ndim * sizeof(Py_ssize_t)) == 0
 
 
 cdef bint overlap(const plain_array *one, array) except -1:
