@@ -7,9 +7,7 @@
  *    half as often.  24 x 4096 and 128 x 4096 float32, a copy being 19 and 92 us: 41 and 214 us (AVX2 46 and 238), one
  *    step at a time 46 and 255; four meet the same sets of L1 and take twice as long.  1024 x 4096: 3.0 ms, one step at
  *    a time 5.6, in blocks of 1024 streams 3.6, of 256 4.6.  Prefetching the rows above: 128 x 4096 in 230 us.
- *    Conversions between float and double bound it: intrinsics written by hand are within 8 %.  Where rows are multiples
- *    of 4096 bytes the arrays' places within their pages matter too: 198 us where they lie 1024 bytes apart, 295 where
- *    16 (one step at a time: 273).  To choose by those distances was no gain: some such arrays took 281 us for 220.
+ *    Conversions between float and double bound it: intrinsics written by hand are within 8 %.
  * c) Streams whose steps are neighbours go three at a time, each in a chain of scalars: 64 x 1024 float32 / float64 in 63
  *    / 54 us, one after the other 73 / 73.  Chains at the same step of rows 4096 bytes apart wait for one another's
  *    stores: 127 / 125 us.  With options, whose selections double a scalar's work, they are turned into lanes a few
@@ -257,6 +255,21 @@ FA_INLINE ptrdiff_t fa_scan_lead(const fa_scan *w, ptrdiff_t at, ptrdiff_t width
     for (int i = 0; i < 3; i++)
         if (arrays[i] && ((uintptr_t)arrays[i] - (uintptr_t)w->rewards) % 64) return 0;
     return (ptrdiff_t)((64 - over) / size);
+}
+
+/* Whether wide rows are walked from their last stream to the first.  A load waits for an earlier store to the same place
+ * of another page, so whoever stores a little ahead of what it loads, by where the arrays lie in their pages, waits at
+ * every step: 128 x 4096, out and returns 16 to 48 bytes on from rewards and values: 314 us upwards, 226 downwards. */
+static FA_UNUSED int fa_scan_downwards(const fa_scan *w)
+{
+    const void *const loads[] = {w->rewards, w->values}, *const stores[] = {w->out, w->returns};
+    int ahead = 0;
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 2; j++) {
+            const uintptr_t apart = ((uintptr_t)stores[j] - (uintptr_t)loads[i]) % 4096;
+            if (loads[i] && stores[j] && apart) ahead += apart < 256 ? 1 : apart > 4096 - 256 ? -1 : 0;
+        }
+    return ahead > 0;
 }
 
 /* ---- turning: to[step][lane] = from[lane][step] and back ----------------------------------------------------------- */

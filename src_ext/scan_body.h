@@ -36,9 +36,12 @@ FA_INLINE void NAME(fa_scan_pairs)(fa_scan_rule rule, const int how, const fa_sc
     ptrdiff_t j = 0;
     for (; j < lead; j++)
         FA_JOIN(NAME(fa_scan_pair), _1)(rule, how, &s, at + j, carry + j, follow + j);
-    for (; j + FA_SCAN_LANES <= width; j += FA_SCAN_LANES)
-        FA_JOIN(NAME(fa_scan_pair), FA_JOIN(_, FA_SCAN_LANES))(rule, how, &s, at + j, carry + j, follow + j);
-    for (; j < width; j++)
+    ptrdiff_t groups = (width - j) / FA_SCAN_LANES, k = j, step = FA_SCAN_LANES;
+    const ptrdiff_t whole = j + groups * FA_SCAN_LANES;
+    if (fa_scan_downwards(&s)) k = whole - FA_SCAN_LANES, step = -FA_SCAN_LANES;
+    for (; groups > 0; groups--, k += step)
+        FA_JOIN(NAME(fa_scan_pair), FA_JOIN(_, FA_SCAN_LANES))(rule, how, &s, at + k, carry + k, follow + k);
+    for (j = whole; j < width; j++)
         FA_JOIN(NAME(fa_scan_pair), _1)(rule, how, &s, at + j, carry + j, follow + j);
 }
 

@@ -93,6 +93,27 @@ def test_integers_are_discounts(backend):
         )
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("count", [1024, 1031])
+def test_where_the_arrays_lie_makes_no_difference(dtype, count):
+    """It decides where in wide rows the lanes begin, and the direction."""
+    shape, size = (7, count), 7 * count * np.dtype(dtype).itemsize
+    given = streams(shape, "TN", dtype, "none")
+    want = gae(**given, backend="numpy")
+    buffer = np.zeros(8 * (size // 4096 + 3) * 4096, np.uint8)
+    start = -buffer.ctypes.data % 4096
+    first = None
+    for places in ((0, 0, 0, 0), (16, 16, 16, 16), (0, 16, 32, 48), (48, 32, 16, 0), (0, 8, 2048, 2056)):
+        at = [start + k * (size // 4096 + 3) * 4096 + place for k, place in enumerate(places)]
+        rewards, values, *out = (buffer[a : a + size].view(dtype).reshape(shape) for a in at)
+        rewards[...], values[...] = given["rewards"], given["values"]
+        got = gae(**given | {"rewards": rewards, "values": values, "out": tuple(out)})
+        close(got, want, dtype)
+        first = first or [x.copy() for x in got]
+        for g, f in zip(got, first, strict=True):
+            np.testing.assert_array_equal(g, f)
+
+
 def refused():
     x, e = np.ones((4, 3), np.float32), np.zeros((4, 3), bool)
     odd, frozen, out = e.astype(np.uint8), np.ones_like(x), (np.empty_like(x), np.empty_like(x))
