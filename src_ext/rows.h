@@ -14,12 +14,13 @@
  * f) A row of more than FA_ROW_CUT columns is the merger of its parts, cut there whoever computes them.
  * g) Backward: the base is where log p = 0, as far as a REAL can say, so what t loses by octaves being rounded is
  *    relative to log p; what is left over joins the factors.
- * h) Tried, 512 x 32,000 floats forward, one thread of a Zen 4, where reading them takes 1.9 to 2.5 ms.  As it is: 2.2
- *    with AVX-512 (bfloat16 2.1, float16 2.4), 3.0 with AVX2 (3.0, 3.0).
+ * h) Tried, 512 x 32,000 floats forward, one thread of a Zen 4, where reading them takes 1.9 to 2.5 ms.  As it is: 2.4
+ *    with AVX-512 (2.2 without memory; bfloat16 2.3, float16 2.5), 3.3 with AVX2 (the halves 3.3).
  *    Before: the maximum of a tile, then its exponentials, by Cody and Waite: 5.6.
  *    AVX-512: (x - peak) c in two instructions 2.35, and bfloat16 2.5; vectors of 256 bits 3.0; the reduction as AVX2
  *    has it 2.4; Estrin's order 2.3; bfloat16 read by masked loads, without shifts: nothing gained.
- *    AVX2: Estrin's order 3.2; four chains in lockstep 2.9, as they are; integer minimum for the exponent 0.1 less.
+ *    AVX2: without the upper bound of t 3.1, but 2^t of an element 128 octaves above the peak then wraps round to a
+ *    small number; Estrin's order 0.3 more; four chains in lockstep: nothing gained.
  *    Software prefetch 1, 2 or 4 KiB ahead: 2.7 to 2.9 instead of 2.5, AVX2 3.5 instead of 3.2.
  *    1, 2 and 8 vectors at once instead of 4: within 3 %, but the halves 8 % better with 2; entropy with 2 on AVX2 7 %
  *    worse.
@@ -50,7 +51,7 @@ typedef struct {
 /* A row's exponentials, kept from the way forward for the way back, which then multiplies.
  * They lie in the row's output, which may be the row: a tile is computed aside before it is overwritten.  Each is
  * relative to the level of its time; spans remember which that was.  From ``end`` on nothing was kept: a half has no
- * room for an exponential. */
+ * room for an exponential.  Tried and slower: prefetching the next row on the way back (6.9 instead of 4.5 ms). */
 #define FA_SPANS 16
 typedef struct {
     int count;

@@ -154,8 +154,8 @@ static FA_UNUSED fa_row NAME(fa_row_plain)(const STORED *x, ptrdiff_t n, double 
 }
 
 #ifdef KEEPS
-/* From ``at`` on, exponentials are relative to a level.  Where spans run out, as in a row that rises from end to end, all
- * before become one: multiplied to what they are relative to the new one. */
+/* From ``at`` on, exponentials are relative to a level.  Where spans run out, as in a row that rises from end to end,
+ * all before become one: multiplied to what they are relative to the new one. */
 static FA_UNUSED void NAME(fa_note)(fa_spans *spans, STORED *e, ptrdiff_t at, double peak, double unit, double scale)
 {
     const int last = spans->count - 1;
@@ -265,7 +265,7 @@ static FA_UNUSED fa_row NAME(fa_row_state)(const STORED *x, ptrdiff_t n, double 
     return row;
 }
 
-/* out = p (a + b log2 p + c p) + d, p relative to base: with b, c and d as they are, without b, or without all three. */
+/* out = p (a + b log2 p + c p) + d, p relative to base; curved: 2 all of it, 1 without c and d, 0 without b too. */
 FA_INLINE void NAME(fa_bend)(const STORED *x, ptrdiff_t n, REAL base, REAL octaves, REAL a, REAL b, REAL c, REAL d,
                              STORED *out, const int curved)
 {
@@ -299,8 +299,8 @@ static FA_UNUSED void NAME(fa_row_bends)(const STORED *x, ptrdiff_t n, double sc
         NAME(fa_bend)(x, n, base, octaves, slope, 0, 0, 0, out, 0);
 }
 
-static FA_UNUSED void NAME(fa_row_slopes)(const STORED *x, ptrdiff_t n, double scale, double peak, double rest, double a,
-                                          double b, STORED *out)
+static FA_UNUSED void NAME(fa_row_slopes)(const STORED *x, ptrdiff_t n, double scale, double peak, double rest,
+                                          double a, double b, STORED *out)
 {
     NAME(fa_row_bends)(x, n, scale, peak, rest, a, b, 0, 0, out);
 }
