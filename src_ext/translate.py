@@ -116,7 +116,8 @@ def members(count: int) -> str:
 
 
 # Sums and peaks run in FA_LANES lanes in registers: inner loops of that length vectorise without reassociation, and
-# with the same bits for every instruction set's number of lanes.  A peak counts the NaN that its comparison passes by.
+# with the same bits for every instruction set's number of lanes.  A peak's comparison passes NaN by: they are seen in
+# the sum of the same number, if the frame has one (which infinities of both signs would turn into NaN, too), or counted.
 # The loop is a function of its own for its restrict, which gcc honours in parameters, not in variables.
 STEP = """static FA_APART void NAME(loop_{name})({pointers}, ptrdiff_t n,
     const double *p, double lanes[][FA_LANES])
@@ -149,10 +150,13 @@ static FA_UNUSED void NAME(one_{name})(const REAL *x, const REAL *p, REAL *y)
 """
 
 
-def step(name: str, shape) -> str:
+def step(name: str, shape, frame: ast.FunctionDef) -> str:
     outputs, sums = len(shape.outputs), len(shape.sums)
     tallies = range(shape.tallies)
     peaks = range(sums, shape.tallies)
+    tallied = [ast.dump(value) for value in frame.body[-1].value.elts[outputs:]]
+    summed = {k: tallied.index(tallied[k]) for k in peaks if tallied[k] in tallied[:sums]}
+    counted = [k for k in peaks if k not in summed]
     arrays = [f"(const REAL *)in[{k}]" for k in range(len(shape.inputs))]
     arrays += [f"(REAL *)out[{k}]" for k in range(outputs)]
     pointers = [f"const REAL *restrict x{k}" for k in range(len(shape.inputs))]
@@ -161,13 +165,16 @@ def step(name: str, shape) -> str:
     take += [f"t{k}[l] += all.v{outputs + k};" for k in range(sums)]
     for k in peaks:
         take.append(f"t{k}[l] = all.v{outputs + k} > t{k}[l] ? all.v{outputs + k} : t{k}[l];")
+    for k in counted:
         take.append(f"nan{k}[l] += all.v{outputs + k} != all.v{outputs + k} ? (REAL)1.0 : (REAL)0.0;")
     tally = [f"lanes[{k}][l] += (double)t{k}[l];" for k in range(sums)]
-    tally += [f"lanes[{k}][l] = fa_peak(nan{k}[l] > 0 ? (double)NAN : (double)t{k}[l], lanes[{k}][l]);" for k in peaks]
-    clear = [f"REAL t{k}[FA_LANES];" for k in tallies] + [f"REAL nan{k}[FA_LANES];" for k in peaks]
+    for k in peaks:
+        seen = f"t{summed[k]}[l] != t{summed[k]}[l]" if k in summed else f"nan{k}[l] > 0"
+        tally.append(f"lanes[{k}][l] = fa_peak({seen} ? (double)NAN : (double)t{k}[l], lanes[{k}][l]);")
+    clear = [f"REAL t{k}[FA_LANES];" for k in tallies] + [f"REAL nan{k}[FA_LANES];" for k in counted]
     clear.append("for (int l = 0; l < FA_LANES; l++) {")
     clear += [f"    t{k}[l] = {'0' if k < sums else '-(REAL)INFINITY'};" for k in tallies]
-    clear += [f"    nan{k}[l] = 0;" for k in peaks] + ["}"]
+    clear += [f"    nan{k}[l] = 0;" for k in counted] + ["}"]
     return STEP.format(
         name=name,
         result=values(outputs + shape.tallies),
@@ -220,7 +227,7 @@ class Rules:
         parts += [Rule(node, name).text() for name, node in self.plain.items()]
         for name, (rule, frame) in elements.items():
             parts.append(Rule(frame, f"element_{name}", rule).text())
-            parts.append(step(name, self.families[name.split("_")[0]]))
+            parts.append(step(name, self.families[name.split("_")[0]], frame))
         return "\n\n".join(parts)
 
     def table(self) -> str:

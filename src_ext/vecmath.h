@@ -11,8 +11,8 @@
  *    equal expressions, which the compiler computes once.
  * g) The polynomials are minimax, by Remez exchange in 60 digits; errors beside them, relative to the function.  They
  *    are evaluated in pairs: a loop's length is bound by the chain of its operations, not by their number.
- * h) The float versions (_single) differ in two points: exp is 0 where its result would be below 2^-125 = 2.4e-38, and
- *    -0 may become +0.  Both are far below the rounding of what rules add them to.
+ * h) The float versions (_single) differ in two points: exp is 0 where its result would be below 2^-125.5 = 1.7e-38,
+ *    and -0 may become +0.  Both are far below the rounding of what rules add them to.
  */
 #ifndef FASTALIGN_VECMATH_H
 #define FASTALIGN_VECMATH_H
@@ -68,7 +68,8 @@ FA_INLINE double fa_expm1_core(double r)
     return ((p01 + r2 * p23) + r4 * ((p45 + r2 * p67) + r4 * p89)) * r2 + r;
 }
 
-/* exp(x) = (core + 1) 2^n, with 2^n in two factors: alone it is not a normal number from -1023 down, nor at 1024. */
+/* exp(x) = (core + 1) 2^n, with 2^n in two factors: alone it is not a normal number from -1023 down, nor at 1024.  The
+ * sums with FA_ROUND are exact, and leave an exponent in the low bits. */
 typedef struct { double core, n, near, far; } fa_reduced;
 
 FA_INLINE fa_reduced fa_reduce(double x)
@@ -77,8 +78,9 @@ FA_INLINE fa_reduced fa_reduce(double x)
     const double bounded = low > 710.0 ? 710.0 : low;
     const double n = (bounded * FA_LOG2E + FA_ROUND) - FA_ROUND;
     const double r = (bounded - n * FA_LN2_HI) - n * FA_LN2_LO;
-    const double half = (n * 0.5 + FA_ROUND) - FA_ROUND;
-    const fa_reduced it = {fa_expm1_core(r), n, fa_pow2(half), fa_pow2(n - half)};
+    const double near = bounded * (0.5 * FA_LOG2E) + (FA_ROUND + 1023.0);
+    const double far = (n - near) + 2.0 * (FA_ROUND + 1023.0);
+    const fa_reduced it = {fa_expm1_core(r), n, fa_double(fa_bits(near) << 52), fa_double(fa_bits(far) << 52)};
     return it;
 }
 
@@ -161,14 +163,13 @@ FA_INLINE float fa_float(uint32_t u)
     return x;
 }
 
-/* exp(x) = 2 (core + 1) half, half = 2^(n-1): 2^128 is infinite, its half is not.  core to 2^-25. */
+/* exp(x) = 2 (core + 1) half, half = 2^(n-1): 2^128 is infinite, its half is not.  core to 2^-25.  At the lower bound
+ * of x the half is 0. */
 typedef struct { float core, half; } fa_reduced_single;
-
-#define FA_LEAST_SINGLE -86.64f /* 2^-125: of less the half is subnormal */
 
 FA_INLINE fa_reduced_single fa_reduce_single(float x)
 {
-    const float low = x < FA_LEAST_SINGLE ? FA_LEAST_SINGLE : x;
+    const float low = x < -87.4f ? -87.4f : x;
     const float bounded = low > 88.73f ? 88.73f : low;
     const float z = bounded * 1.44269504f + 12583038.0f; /* 1.5 * 2^23 + 126: the exponent of 2^(n-1) in the low bits */
     const float n = z - 12583038.0f;
@@ -185,8 +186,7 @@ FA_INLINE float fa_exp_single(float x)
 {
     const fa_reduced_single it = fa_reduce_single(x);
     const float y = it.core * it.half + it.half;
-    const float twice = y + y;
-    return x < FA_LEAST_SINGLE ? 0.0f : twice;
+    return y + y;
 }
 
 FA_INLINE float fa_expm1_single(float x)
