@@ -75,7 +75,7 @@ def test_log_probs_are_those_of_the_logits(backend, width, max_bytes, dtype, off
     got = linear_log_probs(
         hidden, weight, tokens, bias, temperature=0.8, entropy=True, max_bytes=max_bytes, backend=backend
     )
-    for g, w in zip(got, want, strict=True):
+    for g, w in zip(got[:3], want[:3], strict=True):
         assert g.dtype == dtype
         close(g, w, scale=max(10, 2 * offset))
 
@@ -147,7 +147,7 @@ def test_gradients_are_derivatives(backend, width, bias, saved):
 
     def value(hidden, weight, b):
         r = linear_log_probs(hidden, weight, tokens, b, mask=mask, entropy=True, temperature=1.3, backend=backend)
-        return sum(float(x @ given[f"grad_{name}"]) for name, x in zip(("logp", "lse", "entropy"), r, strict=True))
+        return sum(float(x @ given[f"grad_{name}"]) for name, x in zip(("logp", "lse", "entropy"), r[:3], strict=True))
 
     forward = linear_log_probs(hidden, weight, tokens, b, mask=mask, entropy=True, temperature=1.3, backend=backend)
     kept = {"lse": forward.lse, "entropy": forward.entropy} if saved else {}
@@ -183,7 +183,7 @@ def test_what_is_masked_is_not_read(backend, width, max_bytes):
         got = linear_log_probs(
             hidden, weight, tokens, bias, entropy=True, max_bytes=max_bytes, backend=backend, **named
         )
-        for g, w in zip(got, want, strict=True):
+        for g, w in zip(got[:3], want[:3], strict=True):
             close(g[mask], w)
             assert not g[~mask].any()
         back = linear_log_probs_grad(
@@ -340,7 +340,7 @@ def test_a_bad_logit_is_its_rows_own(backend, width, value, lse, logp):
     hidden[2, 0], weight[77, 0] = 1.0, value  # 0 · inf is NaN, so that every row is touched there
     bias = np.zeros(VOCABULARY)
     got = linear_log_probs(hidden[2:3], weight, tokens[2:3], bias, entropy=True, backend=backend)
-    np.testing.assert_array_equal([x[0] for x in got], [logp, lse, np.nan])
+    np.testing.assert_array_equal([x[0] for x in got[:3]], [logp, lse, np.nan])
     for saved in ({}, {"lse": got.lse, "entropy": got.entropy}):
         grads = linear_log_probs_grad(
             hidden[2:3], weight, tokens[2:3], [1.0], bias, grad_entropy=[1.0], backend=backend, **saved
@@ -358,7 +358,7 @@ def test_logits_of_minus_infinity(backend, width, ruled_out):
     logits = product(hidden, weight, bias)
     want = token_log_probs(logits, tokens, entropy=True, backend="numpy")
     got = linear_log_probs(hidden, weight, tokens, bias, entropy=True, backend=backend)
-    for g, w in zip(got, want, strict=True):
+    for g, w in zip(got[:3], want[:3], strict=True):
         close(g, w, scale=10)
     given = slopes()
     exact = token_log_probs_grad(logits, tokens, **given, backend="numpy")
@@ -385,14 +385,14 @@ def test_blocks_that_lie_far_apart(backend, monkeypatch):
     tokens[:] = np.arange(ROWS) * 6
     want = token_log_probs(product(hidden, weight, bias), tokens, entropy=True, backend="numpy")
     got = linear_log_probs(hidden, weight, tokens, bias, entropy=True, backend=backend)
-    for g, w in zip(got, want, strict=True):
+    for g, w in zip(got[:3], want[:3], strict=True):
         close(g, w)
 
 
 def test_empties(backend, width):
     hidden, weight, tokens, bias = inputs()
     none = linear_log_probs(hidden[:0], weight, tokens[:0], bias, entropy=True, backend=backend)
-    assert all(x.shape == (0,) for x in none)
+    assert all(x.shape == (0,) for x in none[:3])
     for kept in (slice(0, 0), slice(0, 3)):
         grads = linear_log_probs_grad(
             hidden[kept], weight, tokens[kept], np.ones(ROWS)[kept], bias, mask=np.zeros(ROWS, bool)[kept],

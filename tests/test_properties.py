@@ -77,7 +77,7 @@ def test_the_order_of_the_vocabulary_does_not_matter(given_rows, random, backend
     place = np.argsort(order)
     a = token_log_probs(logits, tokens, entropy=True, backend=backend)
     b = token_log_probs(logits[:, order], place[tokens], entropy=True, backend=backend)
-    for x, y in zip(a, b, strict=True):
+    for x, y in zip(a[:3], b[:3], strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-12)
 
 
