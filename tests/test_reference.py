@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import fastalign
-from fastalign.backends import BLOCK, reference
+from fastalign.backends import BLOCK, reference, reference_scan
 from fastalign.binding import FAMILIES, Binding, family
 
 EXACT = Binding(lambda f: f, math=mpmath)
