@@ -17,7 +17,8 @@ ARGUMENTS = {
 ENDS = np.array(
     [0.0, -0.0, np.inf, -np.inf, np.nan, -1.0, -2.0, 710.0, 709.78, -745.13, -746.0, 1e308, 5e-324, -5e-324]
 )
-MOST_ULP = 2.0
+ARGUMENTS["expm1"] = np.concatenate([ARGUMENTS["expm1"], RNG.uniform(0.3, 0.4, 2000)])  # where it is worst
+MOST_ULP = {"exp": 1.2, "expm1": 2.5, "log": 1.2, "log1p": 1.2}
 
 
 @pytest.fixture(params=cython_cpu.ISAS)
@@ -41,8 +42,9 @@ def test_error_in_ulp(core, name):
         exact = [getattr(mpmath, name)(mpmath.mpf(float(v))) for v in x]
         spacing = np.spacing(np.abs(np.array([float(v) for v in exact])))
         error = [float(abs(mpmath.mpf(float(y)) - t)) for y, t in zip(compute(core, name, x), exact, strict=True)]
-    worst = np.argmax(error / spacing)
-    assert (error / spacing)[worst] <= MOST_ULP, f"{name}({x[worst]!r}) is off by {(error / spacing)[worst]:.2f} ulp"
+    error = error / spacing
+    worst = np.argmax(error)
+    assert error[worst] <= MOST_ULP[name], f"{name}({x[worst]!r}) is off by {error[worst]:.2f} ulp"
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
@@ -57,7 +59,7 @@ def test_error_of_the_float_version(core, name):
     x, exact = x[some], exact[some]
     error = np.abs(compute(core, name, x) - exact) / np.spacing(np.abs(exact).astype(np.float32))
     worst = np.argmax(error)
-    assert error[worst] <= MOST_ULP, f"{name}({x[worst]!r}) is off by {error[worst]:.2f} ulp"
+    assert error[worst] <= MOST_ULP[name], f"{name}({x[worst]!r}) is off by {error[worst]:.2f} ulp"
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
