@@ -283,7 +283,7 @@ OPERATIONS = {
     },
 }
 
-# Each shape with its reason.  A row tile is 512 to 2048, a pointwise tile 128 and block 4096, a scan block 64 streams.
+# Each shape with its reason.  A row tile: 512 to 2048; a pointwise one: 128 or 512, its block 4096; a scan's: 64.
 SHAPES: dict[str, dict[str, Shape]] = {
     "row": {
         "one": (1, 1),

@@ -48,7 +48,7 @@ def policy_loss(
     The gradient is −r A wherever the unclipped branch is the minimum, also outside the range; at the bounds themselves
     it passes; A = 0 gives 0.  Masked elements are not read and get 0.  NaN propagates to the loss and its element.
     Nothing kept: loss 0.0, gradients 0, metrics NaN.  float32 arrays are computed in float32, within 4 eps of what
-    exact arithmetic makes of inputs a rounding away; float64 in float64.  ``out`` receives the gradient.
+    exact arithmetic makes of inputs a rounding away, and summed so 32 at a time.  ``out`` receives the gradient.
     Raises ValueError for shapes, options and overlapping arrays, TypeError for dtypes; then nothing is written.
 
     >>> from fastalign import policy_loss

@@ -242,11 +242,11 @@ class Rules:
         return "\n".join([f"/* {NOTE} */", *rows, ""])
 
     def declarations(self) -> str:
-        """The rules in double as Cython functions: numbers in, a number or a tuple of numbers out."""
+        """The rules that shapes in Cython call, in double: numbers in, a number or a tuple of numbers out."""
         extern = ['cdef extern from "rules.h" nogil:']
         extern += [f"    ctypedef struct fa_values{n}_double:\n        double {members(n)}" for n in self.counts]
         wrappers = []
-        signatures = self.plain | {f"element_{name}": frame for name, (_, frame) in self.elements().items()}
+        signatures = {name: node for name, node in self.plain.items() if name.startswith(("row_", "scan_"))}
         for name, node in signatures.items():
             n, names = results(node), [argument.arg for argument in node.args.args]
             typed = ", ".join(f"double {argument}" for argument in names)
