@@ -24,10 +24,11 @@ X86 = platform.machine().lower() in ("x86_64", "amd64", "i686", "x86")
 
 # In this order: -fno-fast-math last would undo the two flags after it.  It also stands at the link line, where gcc 12
 # answers -ffast-math, which setuptools passes on from CFLAGS, with start-up code that flushes subnormals for the
-# whole process.  -fno-associative-math and -fno-finite-math-only are in it; -O3 against a user's -O0.
+# whole process.  -fno-associative-math and -fno-finite-math-only are in it; -O3 against a user's -O0.  Python's own
+# flags bring -fwrapv: without it the row kernels' loops are 6 % faster (2.63 to 2.47 ms for 512 x 32,000 float32).
 COMPILE = [
-    "-O3", "-fno-fast-math", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-ffp-contract=fast",
-    "-g0", "-fvisibility=hidden", "-Wno-unused-function",
+    "-O3", "-fno-wrapv", "-fno-fast-math", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd",
+    "-ffp-contract=fast", "-g0", "-fvisibility=hidden", "-Wno-unused-function",
 ]  # fmt: skip
 LINK = ["-fno-fast-math"]
 
