@@ -45,7 +45,7 @@ $(VENV)/.isa: FORCE
 $(VENV)/.built: $(VENV)/bin/python $(VENV)/.isa pyproject.toml setup.py constraints.txt $(SOURCES)
 	rm -rf build fastalign/*.so
 	@start=$$(date +%s); \
-	$(PIP) setuptools cython && \
+	$(PIP) setuptools cython numpy && \
 	FASTALIGN_REQUIRE_EXT=1 $(PIP) --no-build-isolation -e '.[cli]' && \
 	echo "fastalign: set up and built in $$(( $$(date +%s) - start )) s"
 	@touch $@

@@ -81,6 +81,7 @@ def isas() -> list[str]:
 
 
 def extensions() -> list[Extension]:
+    import numpy
     from Cython.Build import cythonize
 
     GENERATED.mkdir(exist_ok=True)
@@ -96,8 +97,10 @@ def extensions() -> list[Extension]:
         write(source, f'"""The kernels, built for {isa}."""\n\ninclude "kernels.pxi"\n')
         name = f"fastalign._core_{isa}"
         depends_too = [*depends, *(f"src_ext/generated/{name}" for name in written)]
-        include = ["src_ext", "src_ext/generated"]
-        found.append(Extension(name, [str(source.relative_to(HERE))], include_dirs=include, depends=depends_too))
+        include = ["src_ext", "src_ext/generated", numpy.get_include()]
+        macros = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
+        files = [str(source.relative_to(HERE))]
+        found.append(Extension(name, files, include_dirs=include, define_macros=macros, depends=depends_too))
     return cythonize(
         found, compiler_directives=DIRECTIVES, include_path=[str(SOURCES), str(GENERATED)], language_level=3, quiet=True
     )

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from . import arrays
+from . import arrays, threads
 from .arrays import Array
-from .dispatch import Engine, choose
+from .dispatch import Engine, choose, scan_ready
 
 
 class _Streams:
@@ -178,7 +178,8 @@ def gae(
     """
     if type(rewards) is np.ndarray and values is not None and cu_seqlens is None:
         optional = next_values, final_values, last_values, terminated, truncated, mask
-        done = choose(backend).scan_ready("gae", rewards, values, *optional, gamma, lam, layout, out)
+        numbers = gamma, lam, layout, out, threads.WORTH_SHARING
+        done = scan_ready(backend)("gae", rewards, values, *optional, *numbers)
         if done is not None:
             return done
     named = {"rewards": rewards, "values": values, "next_values": next_values, "final_values": final_values}
@@ -219,7 +220,8 @@ def discounted_returns(
     given = None if out is None else (out,)
     if type(rewards) is np.ndarray and cu_seqlens is None:
         optional = next_values, final_values, last_values, terminated, truncated, None
-        done = choose(backend).scan_ready("returns", rewards, None, *optional, gamma, 1.0, layout, given)
+        rest = gamma, 1.0, layout, given, threads.WORTH_SHARING
+        done = scan_ready(backend)("returns", rewards, None, *optional, *rest)
         if done is not None:
             return done[0]
     named = {"rewards": rewards, "next_values": next_values, "final_values": final_values}

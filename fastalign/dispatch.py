@@ -96,7 +96,7 @@ def choose(backend: str | None, *arrays: Any) -> "Engine":
         if type(x) is not np.ndarray and is_device(x):
             on_device = True
     if backend is None:
-        return _engine("cuda", True) if on_device else _automatic()
+        return _engine("cuda", True) if on_device else automatic()
     _known(backend, source)
     if on_device and backend != "cuda":
         raise ValueError(f"{source} is {backend!r}, but an array lies on a device; copy it to the host, or use 'cuda'")
@@ -114,7 +114,8 @@ def _engine(name: str, on_device: bool) -> "Engine":
 
 
 @cache
-def _automatic() -> "Engine":
+def automatic() -> "Engine":
+    """The first backend that can be used here, for host arrays."""
     _module("cython").check_environment()
     reasons = {}
     for name in AUTOMATIC:
@@ -125,6 +126,24 @@ def _automatic() -> "Engine":
         text = f"fastalign computes with {name} instead of its extension: {reasons['cython']}"
         warnings.warn(text, RuntimeWarning, stacklevel=4)
     return _engine(name, False)
+
+
+def scan_ready(backend: str | None) -> Any:
+    """What takes a recurrence's whole call, and returns None if its arrays remain to be checked or cast."""
+    global _scan_ready
+    if backend is not None or (_scan_ready is None and threads.environment("FASTALIGN_BACKEND")):
+        return choose(backend).scan_ready
+    if _scan_ready is None:
+        engine = automatic()
+        _scan_ready = engine.module.core().scan_ready if engine.name == "cython" else _never
+    return _scan_ready
+
+
+_scan_ready: Any = None  # that of the automatic choice; it looks for FASTALIGN_BACKEND itself
+
+
+def _never(*_: Any) -> None:
+    """Nothing is ready for a backend that checks nothing itself."""
 
 
 def cut(x: Any, a: int, b: int) -> Any:
@@ -140,9 +159,9 @@ class Engine:
 
     def __init__(self, name: str, module: ModuleType) -> None:
         self.name, self.module = name, module
-        # A whole call of arrays that need no preparation, where the backend has that.
-        self.at_once = getattr(module, "pointwise_at_once", None)
-        self._scan_ready = getattr(module, "scan_ready", None)
+        # Whole calls of arrays that need no preparation, where the backend has that.
+        self._pointwise_ready = getattr(module, "pointwise_ready", None)
+        self.scan_ready = getattr(module, "scan_ready", _never)
 
     def empty(self, shape: Any, dtype: Any, like: Any = None) -> Any:
         return np.empty(shape, dtype)
@@ -200,6 +219,10 @@ class Engine:
 
         threads.run(part, n, BLOCK, count)
 
+    def ready(self, rule: Any) -> Any:
+        """What takes a pointwise rule's whole call, and returns None if that needs preparation."""
+        return self._pointwise_ready(rule) if self._pointwise_ready else _never
+
     def scan(self, kind: str, *arrays: Any) -> None:
         """Rows are divided among threads, packed sequences too, columns are not."""
         work, offsets = self.module.scan, arrays[13]
@@ -212,10 +235,6 @@ class Engine:
         else:
             whole, last = arrays[5:13], arrays[4]
             threads.run(lambda a, b: work(kind, *arrays[:4], cut(last, a, b), *whole, offsets[a : b + 1]), n, 1, count)
-
-    def scan_ready(self, *arguments: Any) -> Any:
-        """The outputs, if this backend itself checks arrays that need no cast; None: they remain to be checked."""
-        return self._scan_ready(*arguments, threads.WORTH_SHARING) if self._scan_ready else None
 
     def group_reduce(self, *arguments: Any) -> None:
         self.module.group_reduce(*arguments)

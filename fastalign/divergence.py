@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from . import arrays
 from .arrays import Array
-from .elementwise import walk
+from .elementwise import Rule
 
 
 class KLEstimate(NamedTuple):
@@ -27,8 +27,10 @@ def kl_divergence(log_probs_p: Array, log_probs_q: Array, *, backend: str | None
     >>> round(kl_divergence([log(0.5), log(0.5)], [log(0.25), log(0.75)]), 6)
     0.143841
     """
-    names, given = ("log_probs_p", "log_probs_q"), (log_probs_p, log_probs_q)
-    return walk("kl", "p_log_ratio", names, given, (), 1.0, 0, None, None, backend)[0][0]
+    return SUMMED.call((log_probs_p, log_probs_q), None, None, backend)[0]
+
+
+SUMMED = Rule("kl", "p_log_ratio", ("log_probs_p", "log_probs_q"), wanted=0, weight=1.0)
 
 
 def kl_estimate(
@@ -56,9 +58,14 @@ def kl_estimate(
     >>> float(value[0].round(6)), float(grad[0].round(6))
     (0.049859, -0.349859)
     """
+    _, value, grad = _estimate(estimator).call((log_probs, ref_log_probs), mask, out, backend)
+    return KLEstimate(value, grad)
+
+
+@arrays.remembered
+def _estimate(estimator: str) -> Rule:
     estimator = arrays.kind("estimator", estimator, "kl")
-    names, given = ("log_probs", "ref_log_probs"), (log_probs, ref_log_probs)
-    return KLEstimate(*walk("kl", estimator, names, given, (), 1.0, 2, mask, out, backend)[1])
+    return Rule("kl", estimator, ("log_probs", "ref_log_probs"), wanted=2, weight=1.0)
 
 
 def kl_penalty_reward(
@@ -82,10 +89,14 @@ def kl_penalty_reward(
     >>> kl_penalty_reward([-1.0], [-1.5], 0.2, estimator="k1").round(6).tolist()
     [0.1]
     """
+    return _penalty(estimator, kl_coef).call((policy_log_probs, ref_log_probs), mask, out, backend)[1]
+
+
+@arrays.remembered
+def _penalty(estimator: str, kl_coef: float) -> Rule:
     estimator = arrays.kind("estimator", estimator, "kl")
-    weight = arrays.number("kl_coef", kl_coef)
-    names, given = ("policy_log_probs", "ref_log_probs"), (policy_log_probs, ref_log_probs)
-    return walk("kl", estimator, names, given, (), weight, 1, mask, out, backend)[1][0]
+    names, weight = ("policy_log_probs", "ref_log_probs"), arrays.number("kl_coef", kl_coef)
+    return Rule("kl", estimator, names, wanted=1, weight=weight)
 
 
 class AdaptiveKLController:

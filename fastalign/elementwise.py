@@ -1,16 +1,18 @@
-"""A pointwise family over the caller's arrays: checked, allocated, walked.
+"""A pointwise rule over the caller's arrays: checked, allocated, walked.
 
 Arrays that need no preparation are recognised by the extension itself, in a fraction of the microseconds that Python
 takes for it; all others, and every error, go the long way.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from . import arrays, threads
 from .arrays import Array
-from .dispatch import Engine, choose
+from .dispatch import Engine, automatic, choose
 from .rules import FAMILIES
 
 # Arguments that may be None, for zeros, and are then the last ones.
@@ -18,86 +20,105 @@ OPTIONAL = ("ref_chosen_logps", "ref_rejected_logps", "margin")
 
 ONE_PIECE = 10_000  # elements: of less, to make views costs more than to make arrays
 
-Walked = tuple[list[float], tuple[Any, ...], int, float]
+Rates = tuple[tuple[str, int], ...]
 
 
-def walk(
-    family: str,
-    kind: str,
-    names: tuple[str, ...],
-    given: tuple[Any, ...],
-    options: tuple[float, ...],
-    weight: float | None,
-    wanted: int,
-    mask: Any,
-    out: Any,
-    backend: str | None,
-) -> Walked:
-    """(tallies, outputs in the shape of the inputs, number of elements that count, weight) of the rule ``kind``.
+class Rule:
+    """One rule with its options checked, called with arrays: (loss, output, …, metrics).
 
-    ``names`` are the caller's for the ``given`` arrays; None is zeros where it may be given.  The first ``wanted``
-    outputs are computed, into ``out`` (an array, or a tuple of several) if that is given.  ``weight`` is the rule's
-    last parameter; None is 1 / n, for a mean.
+    ``names`` are the caller's for the inputs; None is zeros where it may be given.  The first ``wanted`` outputs are
+    computed.  ``weight`` is the rule's last parameter, and multiplies the loss; None is 1 / n, for a mean over the n
+    elements that count.  ``rates`` names the metrics: the loss by 0, means of the other sums and peaks by their place
+    among the tallies; None leaves the metrics out.  ``result`` is the tuple's type.
     """
-    engine = choose(backend, *given)
-    first = given[0]
-    if engine.at_once is not None and mask is None and type(first) is np.ndarray:
-        if given[-1] is None and names[-1] in OPTIONAL:
-            zeros = np.zeros(first.shape, first.dtype)
-            given = tuple(zeros if x is None and name in OPTIONAL else x for name, x in zip(names, given, strict=True))
-        n = first.size
-        share = weight if weight is not None else 1.0 / n if n else 1.0
+
+    def __init__(
+        self,
+        family: str,
+        kind: str,
+        names: tuple[str, ...],
+        options: tuple[float, ...] = (),
+        *,
+        wanted: int,
+        weight: float | None = None,
+        rates: Rates | None = None,
+        result: Any = None,
+    ) -> None:
+        self.family, self.kind, self.names, self.options, self.wanted = family, kind, names, options, wanted
+        self.weight, self.rates, self.result = weight, rates, result
+        self.required = len([name for name in names if name not in OPTIONAL])
+        self.ready: Callable[..., Any] = self._look_for_ready
+
+    def call(self, given: tuple[Any, ...], mask: Any, out: Any, backend: str | None) -> Any:
+        """Into ``out`` (an array, or a tuple of several) if that is given."""
+        if backend is None:
+            done = self.ready(given, mask, out, threads.WORTH_SHARING)
+            if done is not None:
+                return done
+        engine = choose(backend, *given)
+        if backend is not None and engine.on_host:
+            done = engine.ready(self)(given, mask, out, threads.WORTH_SHARING)
+            if done is not None:
+                return done
+        return self._prepared(engine, given, mask, out)
+
+    def _look_for_ready(self, given: tuple[Any, ...], *rest: Any) -> Any:
+        """The first call: from now on the extension is asked at once."""
+        if threads.environment("FASTALIGN_BACKEND") or type(given[0]) is not np.ndarray:
+            return None
+        self.ready = automatic().ready(self)
+        return self.ready(given, *rest)
+
+    def _prepared(self, engine: Engine, given: tuple[Any, ...], mask: Any, out: Any) -> Any:
+        like, total = given[0], len(FAMILIES[self.family].outputs)
+        inputs = arrays.reals(*OPTIONAL, **dict(zip(self.names, given, strict=True)))
+        shape, dtype, flat = inputs[0].shape, inputs[0].dtype, (inputs[0].size,)
+        kept = arrays.flags("mask", mask, shape)
+        n = flat[0] if kept is None else kept_count(engine, kept)
+        weight = self.weight if self.weight is not None else 1.0 / n if n else 1.0
         if out is not None:
-            outputs = out if type(out) is tuple else (out,)
+            outputs = _given(out, self.wanted, shape, dtype, [x for x in (*given, mask) if x is not None])
+        elif engine.on_host and shape:
+            outputs = _fresh(self.wanted, shape, dtype, flat[0])
         else:
-            outputs = _fresh(wanted, first.shape, first.dtype, n)
-        if len(outputs) == wanted:
-            most = threads.WORTH_SHARING - 1
-            tallies = engine.at_once(family, kind, given, (*options, share), outputs, most)
-            if tallies is not None:
-                return tallies, outputs, n, share
-    return _prepared(engine, family, kind, names, given, options, weight, wanted, mask, out)
+            outputs = tuple(engine.empty(shape, dtype, like) for _ in range(self.wanted))
+        some = tuple(engine.zeros(flat, dtype, like) if x is None else x.reshape(flat) for x in inputs)
+        every = [x.reshape(flat) for x in outputs] + [engine.empty((0,), dtype, like)] * (total - self.wanted)
+        kept = None if kept is None else kept.reshape(flat)
+        params = (*self.options, weight)
+        tallies = engine.pointwise(self.family, self.kind, some, kept, params, tuple(every))
+        return self.returned(tallies, n, outputs)
+
+    def returned(self, tallies: list[float], n: int, outputs: tuple[Array, ...]) -> Any:
+        """As Call.returned in src_ext/call.pxi."""
+        loss = mean_or_sum(tallies[0], n, self.weight)
+        values: tuple[Any, ...] = (loss, *outputs)
+        if self.rates is not None:
+            values = (*values, metrics_of(self.family, self.rates, tallies, n, loss))
+        return values if self.result is None else self.result(*values)
+
+
+def mean_or_sum(total: float, n: int, weight: float | None) -> float:
+    """Of nothing 0."""
+    return total * weight if weight is not None else total / n if n else 0.0
+
+
+def metrics_of(family: str, rates: Rates, tallies: list[float], n: int, loss: float) -> dict[str, float]:
+    """Means of the sums, peaks as they are; of nothing NaN."""
+    sums = len(FAMILIES[family].sums)
+    found = {}
+    for name, place in rates:
+        mean = tallies[place] / n if n and place < sums else tallies[place] if n else math.nan
+        found[name] = loss if place == 0 else mean
+    return found
 
 
 def _fresh(count: int, shape: tuple[int, ...], dtype: np.dtype, size: int) -> tuple[Array, ...]:
     """New arrays; large ones in one piece of memory, since several would each be given back to the system and cost page
     faults at every call (four of 4 MB: 6.8 ms instead of 2.4 for a whole DPO loss)."""
-    if count == 1:
-        return (np.empty(shape, dtype),)
-    if size > ONE_PIECE:
+    if count > 1 and size > ONE_PIECE:
         return tuple(np.empty((count, *shape), dtype))
     return tuple([np.empty(shape, dtype) for _ in range(count)])
-
-
-def _prepared(
-    engine: Engine,
-    family: str,
-    kind: str,
-    names: tuple[str, ...],
-    given: tuple[Any, ...],
-    options: tuple[float, ...],
-    weight: float | None,
-    count: int,
-    mask: Any,
-    out: Any,
-) -> Walked:
-    like, total = given[0], len(FAMILIES[family].outputs)
-    inputs = arrays.reals(*OPTIONAL, **dict(zip(names, given, strict=True)))
-    shape, dtype, flat = inputs[0].shape, inputs[0].dtype, (inputs[0].size,)
-    kept = arrays.flags("mask", mask, shape)
-    n = flat[0] if kept is None else kept_count(engine, kept)
-    share = weight if weight is not None else 1.0 / n if n else 1.0
-    if out is not None:
-        outputs = _given(out, count, shape, dtype, [x for x in (*given, mask) if x is not None])
-    elif engine.on_host and shape:
-        outputs = _fresh(count, shape, dtype, flat[0])
-    else:
-        outputs = tuple(engine.empty(shape, dtype, like) for _ in range(count))
-    some = tuple(engine.zeros(flat, dtype, like) if x is None else x.reshape(flat) for x in inputs)
-    every = [x.reshape(flat) for x in outputs] + [engine.empty((0,), dtype, like) for _ in range(total - count)]
-    kept = None if kept is None else kept.reshape(flat)
-    tallies = engine.pointwise(family, kind, some, kept, (*options, share), tuple(every))
-    return tallies, outputs, n, share
 
 
 def _given(out: Any, count: int, shape: tuple[int, ...], dtype: np.dtype, inputs: list[Any]) -> tuple[Array, ...]:

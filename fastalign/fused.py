@@ -85,7 +85,7 @@ def policy_loss_from_logits(
     entropy = engine.empty(flat, rows.real, logits) if coef else None
     work = Rows(rows.bits, rows.kind, ids, kept, scale, old, advantage, logp, entropy, target)
     tallies = policy_rows(engine, options.loss_type, work, (*options.bounds, weight), -coef * weight)
-    loss, metrics = policy_result(tallies, n, weight)
+    loss, metrics = policy_result(tallies, n, options)
     if entropy is not None:
         spread = float(engine.host(entropy).sum(dtype=np.float64))
         loss -= coef * weight * spread

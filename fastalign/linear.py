@@ -213,7 +213,7 @@ def linear_policy_loss(
         grad_hidden = backward(linear, side, linear.blocks(), part, gradients)
     family = FAMILIES["policy"]
     total = fold(np.array(tallies).reshape((-1, family.tallies)), len(family.sums))
-    loss, metrics = policy_result(total, n, share)
+    loss, metrics = policy_result(total, n, options)
     if spread is not None:
         bonus = float(spread.sum(dtype=np.float64))
         loss -= coef * share * bonus

@@ -1,11 +1,11 @@
 """Policy-gradient losses on token log-probabilities."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import arrays
 from .arrays import Array
-from .elementwise import walk
+from .elementwise import Rule, mean_or_sum, metrics_of
 
 
 class PolicyLoss(NamedTuple):
@@ -18,7 +18,7 @@ class PolicyLoss(NamedTuple):
 
 NAMES = ("log_probs", "old_log_probs", "advantages")
 PPO_NAMES = ("new_log_probs", "old_log_probs", "advantages")
-RATES = ("approx_kl", "clip_ratio/region_mean", "clipfrac", "ratio_mean", "ratio_max")
+RATES = (("approx_kl", 1), ("clip_ratio/region_mean", 2), ("clipfrac", 3), ("ratio_mean", 4), ("ratio_max", 5))
 
 
 def policy_loss(
@@ -56,25 +56,8 @@ def policy_loss(
     >>> round(r.loss, 6), r.grad_log_probs.round(6).tolist(), r.metrics["clipfrac"]
     (-0.943265, [0.0, -0.303265], 1.0)
     """
-    options = policy_options(loss_type, clip_low, clip_high, log_ratio_clamp, aggregation)
-    return _policy_loss(NAMES, (log_probs, old_log_probs, advantages), mask, options, out, backend)
-
-
-def _policy_loss(
-    names: tuple[str, ...],
-    given: tuple[Array, ...],
-    mask: Array | None,
-    options: "PolicyOptions",
-    out: Array | None,
-    backend: str | None,
-) -> PolicyLoss:
-    """Of new and old log-probabilities and advantages, under the names that the caller knows them by."""
-    share = None if options.mean else 1.0
-    tallies, (grad,), n, weight = walk(
-        "policy", options.loss_type, names, given, options.bounds, share, 1, mask, out, backend
-    )
-    loss, metrics = policy_result(tallies, n, weight)
-    return PolicyLoss(loss, grad, metrics)
+    rule = _rule(loss_type, clip_low, clip_high, log_ratio_clamp, aggregation)
+    return rule.call((log_probs, old_log_probs, advantages), mask, out, backend)
 
 
 class PolicyOptions(NamedTuple):
@@ -97,18 +80,19 @@ def policy_options(
     return PolicyOptions(loss_type, (low, high, bound), mean)
 
 
-def policy_result(tallies: list[float], n: int, weight: float) -> tuple[float, dict[str, float]]:
+@arrays.remembered
+def _rule(*given: Any) -> Rule:
+    options = policy_options(*given)
+    weight = None if options.mean else 1.0
+    return Rule(
+        "policy", options.loss_type, NAMES, options.bounds, wanted=1, weight=weight, rates=RATES, result=PolicyLoss
+    )
+
+
+def policy_result(tallies: list[float], n: int, options: PolicyOptions) -> tuple[float, dict[str, float]]:
     """Loss and metrics from the tallies of the family "policy" over ``n`` elements."""
-    loss, kl, binding, outside, ratio, most = tallies
-    if not n:
-        return loss * weight, dict.fromkeys(RATES, math.nan)
-    return loss * weight, {
-        "approx_kl": kl / n,
-        "clip_ratio/region_mean": binding / n,
-        "clipfrac": outside / n,
-        "ratio_mean": ratio / n,
-        "ratio_max": most,
-    }
+    loss = mean_or_sum(tallies[0], n, None if options.mean else 1.0)
+    return loss, metrics_of("policy", RATES, tallies, n, loss)
 
 
 def ppo_loss(
@@ -135,12 +119,10 @@ def ppo_loss(
     >>> round(loss, 6), grad.round(6).tolist()
     (-0.903265, [-0.303265, 0.0])
     """
-    given = (new_log_probs, old_log_probs, advantages)
-    result = _policy_loss(PPO_NAMES, given, mask, _ppo_options(clip_ratio), out, backend)
-    return result.loss, result.grad_log_probs
+    return _ppo_rule(clip_ratio).call((new_log_probs, old_log_probs, advantages), mask, out, backend)
 
 
 @arrays.remembered
-def _ppo_options(clip_ratio: float) -> PolicyOptions:
+def _ppo_rule(clip_ratio: float) -> Rule:
     clip = arrays.number("clip_ratio", clip_ratio, 0.0)
-    return PolicyOptions("ppo", (clip, clip, math.inf), True)
+    return Rule("policy", "ppo", PPO_NAMES, (clip, clip, math.inf), wanted=1)

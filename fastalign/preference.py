@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 from . import arrays
 from .arrays import Array
-from .elementwise import walk
+from .elementwise import Rule
 
-RATES = ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins")
+RATES = (("rewards/chosen", 1), ("rewards/rejected", 2), ("rewards/accuracies", 3), ("rewards/margins", 4))
+TRAINER_RATES = (("loss", 0), ("accuracy", 3), ("chosen_reward", 1), ("rejected_reward", 2), ("reward_margin", 4))
 NAMES = ("policy_chosen_logps", "policy_rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
 
 
@@ -87,42 +88,22 @@ def preference_loss(
     >>> round(r.loss, 7), float(r.grad_chosen[0].round(7))
     (0.4200553, -0.1714948)
     """
-    options = _options(loss_type, beta, label_smoothing)
+    if (ref_chosen_logps is None) != (ref_rejected_logps is None):
+        raise TypeError("only one of ref_chosen_logps and ref_rejected_logps is given; expected both or neither")
+    rule = _rule(loss_type, beta, label_smoothing)
     logps = (policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps)
-    loss, outputs, metrics = _preference_loss(logps, *options, 4, out, backend)
-    grad_chosen, grad_rejected, chosen_rewards, rejected_rewards = outputs
-    return PreferenceLoss(loss, grad_chosen, grad_rejected, chosen_rewards, rejected_rewards, metrics)
+    return rule.call(logps, None, out, backend)
 
 
 @arrays.remembered
-def _options(loss_type: str, beta: float, label_smoothing: float) -> tuple[str, tuple[float, float]]:
-    """Checked: the loss_type, and the parameters of its rule."""
+def _rule(loss_type: str, beta: float, label_smoothing: float, trainer: bool = False) -> Rule:
+    """That of preference_loss, or without rewards and with other metrics that of DPOTrainer."""
     loss_type = arrays.kind("loss_type", loss_type, "pair")
     beta = arrays.number("beta", beta, 0.0, above=True)
-    return loss_type, (beta, arrays.number("label_smoothing", label_smoothing, 0.0, 1.0))
-
-
-def _preference_loss(
-    logps: tuple[Array | None, ...],
-    loss_type: str,
-    options: tuple[float, float],
-    wanted: int,
-    out: Any,
-    backend: str | None,
-) -> tuple[float, tuple[Array, ...], dict[str, float]]:
-    """With checked options, the first ``wanted`` of the arrays."""
-    if (logps[2] is None) != (logps[3] is None):
-        raise TypeError("only one of ref_chosen_logps and ref_rejected_logps is given; expected both or neither")
-    tallies, outputs, n, _ = walk("pair", loss_type, NAMES, logps, options, None, wanted, None, out, backend)
-    if not n:
-        return 0.0, outputs, dict.fromkeys(RATES, float("nan"))
-    loss, chosen, rejected, accuracy, margin = tallies
-    return loss / n, outputs, {
-        "rewards/chosen": chosen / n,
-        "rewards/rejected": rejected / n,
-        "rewards/accuracies": accuracy / n,
-        "rewards/margins": margin / n,
-    }  # fmt: skip
+    options = beta, arrays.number("label_smoothing", label_smoothing, 0.0, 1.0)
+    if trainer:
+        return Rule("pair", loss_type, NAMES, options, wanted=2, rates=TRAINER_RATES)
+    return Rule("pair", loss_type, NAMES, options, wanted=4, rates=RATES, result=PreferenceLoss)
 
 
 class DPOTrainer:
@@ -153,24 +134,21 @@ class DPOTrainer:
         policy_rejected_logps: Array,
         ref_chosen_logps: Array,
         ref_rejected_logps: Array,
+        *,
+        out: tuple[Array, Array] | None = None,
     ) -> tuple[float, dict[str, float], Array, Array]:
         """(loss, metrics, ∂loss/∂policy_chosen_logps, ∂loss/∂policy_rejected_logps); see ``preference_loss``.
 
         The curriculum adds 1e-10 inside its logarithms, so that its loss saturates at 23.03 while its gradient does
         not; this is the loss whose derivative the gradient is.  Metrics: loss, accuracy (share of z > 0),
-        chosen_reward, rejected_reward, reward_margin (means).
+        chosen_reward, rejected_reward, reward_margin (means).  ``out``: a pair that receives the gradients.
         """
+        if (ref_chosen_logps is None) != (ref_rejected_logps is None):
+            raise TypeError("only one of ref_chosen_logps and ref_rejected_logps is given; expected both or neither")
+        rule = _rule(self.loss_type, self.beta, self.label_smoothing, True)
         logps = (policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps)
-        options = _options(self.loss_type, self.beta, self.label_smoothing)
-        loss, grads, rates = _preference_loss(logps, *options, 2, None, self.backend)
-        metrics = {
-            "loss": loss,
-            "accuracy": rates["rewards/accuracies"],
-            "chosen_reward": rates["rewards/chosen"],
-            "rejected_reward": rates["rewards/rejected"],
-            "reward_margin": rates["rewards/margins"],
-        }
-        return loss, metrics, grads[0], grads[1]
+        loss, chosen, rejected, metrics = rule.call(logps, None, out, self.backend)
+        return loss, metrics, chosen, rejected
 
     def __repr__(self) -> str:
         options: dict[str, Any] = vars(self)

@@ -7,7 +7,7 @@ import numpy as np
 
 from . import arrays
 from .arrays import Array
-from .elementwise import walk
+from .elementwise import Rule
 
 NAMES = ("reward_chosen", "reward_rejected", "margin")
 
@@ -38,17 +38,13 @@ def reward_model_loss(
     >>> round(loss, 7), chosen.round(6).tolist(), rejected.round(6).tolist()
     (0.6342389, [-0.412166], [0.488166])
     """
-    kind, options = _options(loss_type, center_coef)
-    given = (reward_chosen, reward_rejected, margin)
-    tallies, grads, n, _ = walk(
-        "reward", kind, NAMES, given, options, None, 2, None, out, backend
-    )  # fmt: skip
-    return tallies[0] / n if n else 0.0, grads[0], grads[1]
+    return _rule(loss_type, center_coef).call((reward_chosen, reward_rejected, margin), None, out, backend)
 
 
 @arrays.remembered
-def _options(loss_type: str, center_coef: float) -> tuple[str, tuple[float]]:
-    return arrays.kind("loss_type", loss_type, "reward"), (arrays.number("center_coef", center_coef, 0.0),)
+def _rule(loss_type: str, center_coef: float) -> Rule:
+    kind, options = arrays.kind("loss_type", loss_type, "reward"), (arrays.number("center_coef", center_coef, 0.0),)
+    return Rule("reward", kind, NAMES, options, wanted=2)
 
 
 class RewardModel:

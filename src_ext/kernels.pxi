@@ -1,15 +1,16 @@
 """The shapes, compiled for one instruction set.  Arrays arrive checked; nothing is allocated or returned."""
 
-from cpython.buffer cimport (
-    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-)
+cimport numpy as cnp
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_AsUTF8
 from libc.math cimport INFINITY, NAN, exp, isfinite, log
 from libc.stddef cimport ptrdiff_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memset
+from libc.stdlib cimport free, getenv, malloc
+from libc.string cimport memcmp, memcpy, memset
 
-from numpy import empty_like, ndarray
+cnp.import_array()
 
 cdef extern from "rules.h" nogil:
     enum:
@@ -31,6 +32,7 @@ cdef extern from "rules.h" nogil:
     const fa_kind *fa_find(const char *family, const char *kind) noexcept
     void fa_pointwise_run(const fa_pointwise *work, Py_ssize_t n, double *partials) noexcept
     double fa_peak(double a, double b) noexcept
+    ptrdiff_t fa_kept(const unsigned char *mask, ptrdiff_t n) noexcept
 
 cdef extern from "vecmath.h" nogil:
     double fa_exp(double x) noexcept
@@ -182,76 +184,6 @@ def pointwise(str family, str kind, tuple inputs, const unsigned char[::1] mask,
         fa_pointwise_run(&work, n, &partials[0, 0])
 
 
-def pointwise_at_once(str family, str kind, tuple inputs, tuple params, tuple outputs, Py_ssize_t most):
-    """The tallies, if all arrays are plain ones of one shape and of float32 or float64, of ``most`` elements at most.
-
-    None if they are not: nothing was written then.  What takes Python microseconds to find out takes this a fraction.
-    Outputs may be the first few only.
-    """
-    cdef fa_pointwise work
-    cdef plain_array first, other
-    cdef Py_ssize_t k = 0
-    work.kind, work.mask = find_kind(family, kind), NULL
-    if len(inputs) != work.kind.inputs or len(outputs) > work.kind.outputs or len(params) > FA_PARAMS:
-        return None
-    if not look(inputs[0], &first) or first.code not in (c"f", c"d") or first.size > most:
-        return None
-    for k, array in enumerate(inputs):
-        if not look(array, &other) or other.code != first.code or not alike(&other, &first):
-            return None
-        work.in_[k] = other.at
-    for k in range(work.kind.outputs):
-        work.out[k] = NULL
-    for k, array in enumerate(outputs):
-        if not look(array, &other) or other.code != first.code or not alike(&other, &first) or other.readonly:
-            return None
-        if touches(other.at, first.bytes_, work.in_, len(inputs)):
-            return None
-        if touches(other.at, first.bytes_, <const void **> work.out, k):
-            return None
-        work.out[k] = <void *> other.at
-    for k, number in enumerate(params):
-        work.p[k] = number
-    work.single = first.code == c"f"
-    return run_at_once(&work, first.size)
-
-
-cdef bint touches(const void *one, Py_ssize_t size, const void **others, Py_ssize_t count) noexcept:
-    """Whether an array of so many bytes shares memory with one of the others, of the same size."""
-    cdef Py_ssize_t k
-    for k in range(count):
-        if <const char *> one < <const char *> others[k] + size and <const char *> others[k] < <const char *> one + size:
-            return True
-    return False
-
-
-cdef list run_at_once(fa_pointwise *work, Py_ssize_t n):
-    """The tallies of all blocks, folded in the order of the blocks, as dispatch.fold does."""
-    cdef int k, sums = work.kind.sums, tallies = work.kind.sums + work.kind.peaks
-    cdef Py_ssize_t block, blocks = (n + FA_BLOCK - 1) // FA_BLOCK
-    cdef double[FA_RESULTS] few
-    cdef double *partials = few
-    if blocks > 1:
-        partials = <double *> malloc(blocks * tallies * sizeof(double))
-        if partials == NULL:
-            raise MemoryError
-    for k in range(tallies):
-        partials[k] = 0.0 if k < sums else -INFINITY
-    if n > 0:
-        with nogil:
-            fa_pointwise_run(work, n, partials)
-    for block in range(1, blocks):
-        for k in range(tallies):
-            if k < sums:
-                partials[k] += partials[block * tallies + k]
-            else:
-                partials[k] = fa_peak(partials[k], partials[block * tallies + k])
-    folded = [partials[k] for k in range(tallies)]
-    if blocks > 1:
-        free(partials)
-    return folded
-
-
 def scan(str kind, rewards, values, next_values, final_values, last_values, terminated, truncated, mask, double gamma,
          double lam, str layout, out, returns, offsets=None):
     cdef fa_scan work
@@ -282,14 +214,14 @@ def scan_ready(str kind, rewards, values, next_values, final_values, last_values
     elements as ``limit``, from which on they are divided among threads.
     """
     cdef fa_scan work
-    cdef plain_array like, other
+    cdef plain_array like, other, target
     cdef const void **places[4]
     cdef const unsigned char **flags[3]
     cdef int k
-    cdef bint time_major, given
-    if type(rewards) is not ndarray or not look(rewards, &like) or like.size == 0:
+    cdef bint time_major
+    if asked_elsewhere() or not look(rewards, &like) or like.size == 0 or like.ndim not in (1, 2):
         return None
-    if like.code not in (c"f", c"d") or like.ndim not in (1, 2) or type(layout) is not str:
+    if like.type not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE) or type(layout) is not str:
         return None
     time_major = like.ndim == 2 and layout == "TN"
     if not time_major and layout not in ("TN", "NT"):
@@ -312,7 +244,7 @@ def scan_ready(str kind, rewards, values, next_values, final_values, last_values
         places[k][0] = NULL
         if array is None:
             continue
-        if not look(array, &other) or other.code != like.code:
+        if not look(array, &other) or other.type != like.type:
             return None
         if other.ndim != 1 or other.size != work.streams if k == 3 else not alike(&other, &like):
             return None
@@ -320,82 +252,29 @@ def scan_ready(str kind, rewards, values, next_values, final_values, last_values
     flags[0], flags[1], flags[2] = &work.terminated, &work.truncated, &work.mask
     for k, array in enumerate((terminated, truncated, mask)):
         flags[k][0] = NULL
-        if array is None:
-            continue
-        if not look(array, &other) or not alike(&other, &like) or other.code not in (c"?", c"B"):
-            return None
-        if other.code == c"B" and fa_odd_flags(<const unsigned char *> other.at, other.size):
-            return None
-        flags[k][0] = <const unsigned char *> other.at
-    given = out is not None
-    if not given:
-        out = (empty_like(rewards),) if values is None else (empty_like(rewards), empty_like(rewards))
+        if array is not None:
+            if not flags_of(array, &like, &other):
+                return None
+            flags[k][0] = <const unsigned char *> other.at
+    cdef tuple made, given
+    if out is None:
+        made = (new_array(&like),) if values is None else (new_array(&like), new_array(&like))
     elif type(out) is not tuple or len(out) != (1 if values is None else 2):
         return None
-    work.returns = NULL
-    for k, array in enumerate(out):
-        if not look(array, &other) or other.code != like.code or not alike(&other, &like) or other.readonly:
+    else:
+        made = out
+    for k, array in enumerate(made if out is not None else ()):
+        if not look(array, &target) or target.type != like.type or not alike(&target, &like) or target.readonly:
             return None
-        if k == 0:
-            work.out = <void *> other.at
-        else:
-            work.returns = <void *> other.at
-        if given:
-            for x in (rewards, values, next_values, final_values, last_values, terminated, truncated, mask):
-                if x is not None and overlap(&other, x):
-                    return None
-            if k == 1 and overlap(&other, out[0]):
-                return None
-    cdef scan_loop loop = find_scan(kind, like.code == c"f")
+        given = rewards, values, next_values, final_values, last_values, terminated, truncated, mask
+        if meets(&target, given, 8) or meets(&target, made, k):
+            return None
+    work.out = cnp.PyArray_DATA(<cnp.ndarray> made[0])
+    work.returns = NULL if values is None else cnp.PyArray_DATA(<cnp.ndarray> made[1])
+    cdef scan_loop loop = find_scan(kind, like.type == cnp.NPY_FLOAT)
     with nogil:
         loop(&work)
-    return out
-
-
-cdef enum:
-    MOST_AXES = 8  # of arrays that calls take as they are
-
-ctypedef struct plain_array:
-    const void *at
-    Py_ssize_t size, bytes_
-    Py_ssize_t[MOST_AXES] shape
-    int ndim
-    char code
-    bint readonly
-
-
-cdef bint look(array, plain_array *found) except -1:
-    """Whether this is a plain ndarray: contiguous, aligned, native; what it is like, its code being that of struct."""
-    cdef Py_buffer view
-    cdef int k
-    if type(array) is not ndarray:
-        return False
-    try:
-        PyObject_GetBuffer(array, &view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS)
-    except (BufferError, ValueError):  # strided, or of a dtype that buffers do not know
-        return False
-    # What is swapped or not aligned has a longer format.
-    found.code = view.format[0] if view.format != NULL and view.format[0] and not view.format[1] else 0
-    if view.ndim > MOST_AXES:
-        found.code = 0
-    found.at, found.bytes_, found.ndim, found.readonly = view.buf, view.len, view.ndim, view.readonly
-    found.size = view.len // view.itemsize if view.itemsize else 0
-    for k in range(min(view.ndim, MOST_AXES)):
-        found.shape[k] = view.shape[k]
-    PyBuffer_Release(&view)
-    return found.code != 0
-
-
-cdef bint alike(const plain_array *one, const plain_array *other) noexcept:
-    """Whether both have the same shape."""
-    return one.ndim == other.ndim and memcmp(one.shape, other.shape, one.ndim * sizeof(Py_ssize_t)) == 0
-
-
-cdef bint overlap(const plain_array *one, array) except -1:
-    cdef plain_array other
-    look(array, &other)
-    return (<const char *> one.at < <const char *> other.at + other.bytes_
-            and <const char *> other.at < <const char *> one.at + one.bytes_)
+    return made
 
 
 cdef void lay_out(fa_scan *work, Py_ssize_t rows, Py_ssize_t columns, bint time_major) noexcept:
@@ -407,24 +286,18 @@ cdef void lay_out(fa_scan *work, Py_ssize_t rows, Py_ssize_t columns, bint time_
         work.time_stride, work.stream_stride = 1, work.steps
 
 
-cdef const void *address(array) except? NULL:
+cdef const void *address(cnp.ndarray array) noexcept:
     """Where a contiguous array lies; NULL for None and for an empty one."""
-    return held_by(array, PyBUF_SIMPLE)
+    return NULL if array is None or cnp.PyArray_SIZE(array) == 0 else cnp.PyArray_DATA(array)
 
 
-cdef void *writable(array) except? NULL:
-    return held_by(array, PyBUF_WRITABLE)
+cdef void *writable(cnp.ndarray array) except? NULL:
+    if array is not None and not cnp.PyArray_ISWRITEABLE(array):
+        raise ValueError("an output is read-only")
+    return <void *> address(array)
 
 
-cdef void *held_by(array, int how) except? NULL:
-    cdef Py_buffer view
-    cdef void *buf
-    if array is None:
-        return NULL
-    PyObject_GetBuffer(array, &view, how)
-    buf = view.buf if view.len else NULL
-    PyBuffer_Release(&view)  # the caller holds the array itself
-    return buf
+include "call.pxi"
 
 
 def group_reduce(values, const long long[::1] offsets, const unsigned char[::1] mask, bint mean, out,

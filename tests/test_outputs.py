@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from fastalign import kl_estimate, kl_penalty_reward, policy_loss, ppo_loss, preference_loss, reward_model_loss
+from fastalign import (
+    DPOTrainer,
+    gae,
+    kl_divergence,
+    kl_estimate,
+    kl_penalty_reward,
+    policy_loss,
+    ppo_loss,
+    preference_loss,
+    reward_model_loss,
+)
 from fastalign.backends import cython_cpu
 
 RNG = np.random.default_rng(4)
@@ -22,6 +32,7 @@ CALLS = {
     "ppo_loss": (ppo_loss, 3, 1),
     "preference_loss": (preference_loss, 4, 4),
     "preference_loss, no reference": (preference_loss, 2, 4),
+    "DPOTrainer": (lambda *logps, backend, **out: DPOTrainer(backend=backend).compute_loss(*logps, **out), 4, 2),
     "reward_model_loss": (reward_model_loss, 2, 2),
     "kl_estimate": (kl_estimate, 2, 2),
     "kl_penalty_reward": (kl_penalty_reward, 2, 1),
@@ -61,7 +72,7 @@ def test_a_call_taken_whole_has_the_bits_of_one_that_is_not(monkeypatch, case, d
     some = inputs(reads, (9000,), dtype)
     want, numbers = flat(call(*some, backend="cython"))
     asked = []
-    monkeypatch.setattr(cython_cpu, "pointwise_at_once", lambda *_: asked.append(1))
+    monkeypatch.setattr(cython_cpu, "pointwise_ready", lambda rule: lambda *_: asked.append(1))
     from fastalign import dispatch
 
     dispatch._engine.cache_clear()
@@ -70,6 +81,55 @@ def test_a_call_taken_whole_has_the_bits_of_one_that_is_not(monkeypatch, case, d
     assert asked
     np.testing.assert_array_equal(got, want)
     np.testing.assert_array_equal(told, numbers)
+
+
+MASKED = [(policy_loss, 3), (ppo_loss, 3), (kl_estimate, 2), (kl_penalty_reward, 2)]
+
+
+@pytest.mark.parametrize("call, reads", MASKED)
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64])
+@pytest.mark.parametrize("kept", ["some", "all", "none"])
+@pytest.mark.parametrize("n", [1, 50, 5000, 12_000])
+def test_a_masked_call_taken_whole_has_the_bits_of_one_that_is_not(monkeypatch, call, reads, dtype, kept, n):
+    some = inputs(reads, (n,), np.float32)
+    mask = {"some": RNG.random(n) < 0.5, "all": np.ones(n, bool), "none": np.zeros(n, bool)}[kept].astype(dtype)
+    some[0][mask == 0] = np.nan  # is not read
+    got, told = flat(call(*some, mask=mask))
+    monkeypatch.setattr(cython_cpu, "pointwise_ready", lambda rule: lambda *_: None)
+    from fastalign import dispatch
+
+    dispatch._engine.cache_clear()
+    want, numbers = flat(call(*some, mask=mask, backend="cython"))
+    dispatch._engine.cache_clear()
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(told, numbers)
+
+
+@pytest.mark.parametrize("call, reads", MASKED)
+def test_a_mask_of_other_bytes_is_refused(call, reads):
+    mask = np.ones(50, np.uint8)
+    mask[7] = 2
+    with pytest.raises(ValueError, match=r"mask\[7\] is 2; expected 0 or 1"):
+        call(*inputs(reads, (50,), np.float32), mask=mask)
+    with pytest.raises(ValueError, match=r"mask has shape \(49,\); expected \(50,\)"):
+        call(*inputs(reads, (50,), np.float32), mask=mask[1:])
+
+
+def test_the_environment_chooses_also_what_was_taken_whole_before(monkeypatch):
+    call = preference_loss
+    some = inputs(4, (50,), np.float64)
+    call(*some), gae(*some[:2], np.zeros(50, bool))
+    monkeypatch.setenv("FASTALIGN_BACKEND", "hand")
+    with pytest.raises(ValueError, match="FASTALIGN_BACKEND is 'hand'; expected one of"):
+        call(*some)
+    with pytest.raises(ValueError, match="FASTALIGN_BACKEND is 'hand'; expected one of"):
+        gae(*some[:2], np.zeros(50, bool))
+
+
+def test_a_sum_alone_needs_no_output():
+    some = inputs(2, (50,), np.float64)
+    want = (np.exp(some[0]) * (some[0] - some[1])).sum()
+    assert kl_divergence(*some) == pytest.approx(want, rel=1e-14) == kl_divergence(*some, backend="cython")
 
 
 @pytest.mark.parametrize("place", ["first", "last"])
