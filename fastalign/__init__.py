@@ -17,14 +17,13 @@ from .log_probs import (
     TokenLogProbs,
     compute_log_probs,
     selective_log_softmax,
-    sequence_log_probs,
-    sequence_log_probs_grad,
     token_log_probs,
     token_log_probs_grad,
 )
 from .policy import PolicyLoss, policy_loss, ppo_loss
 from .preference import DPOTrainer, PreferenceLoss, PreferencePair, create_preference_dataset, preference_loss
 from .reward import RewardModel, reward_model_loss
+from .sequences import sequence_log_probs, sequence_log_probs_grad
 from .system import show_versions
 from .threads import get_num_threads, set_num_threads
 

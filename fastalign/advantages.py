@@ -6,7 +6,7 @@ import numpy as np
 
 from . import arrays, threads
 from .arrays import Array
-from .dispatch import Engine, choose, scan_ready
+from .dispatch import Engine, choose, extension
 
 
 class _Streams:
@@ -176,10 +176,10 @@ def gae(
     >>> gae([1.0, 1.0, 3.0], [0.0, 0.0, 0.0], [0, 0, 0], cu_seqlens=[0, 2, 3], gamma=0.5, lam=1.0)[0].tolist()
     [1.5, 1.0, 3.0]
     """
-    if type(rewards) is np.ndarray and values is not None and cu_seqlens is None:
+    core = extension(backend) if type(rewards) is np.ndarray and values is not None and cu_seqlens is None else None
+    if core is not None:
         optional = next_values, final_values, last_values, terminated, truncated, mask
-        numbers = gamma, lam, layout, out, threads.WORTH_SHARING
-        done = scan_ready(backend)("gae", rewards, values, *optional, *numbers)
+        done = core.scan_ready("gae", rewards, values, *optional, gamma, lam, layout, out, threads.WORTH_SHARING)
         if done is not None:
             return done
     named = {"rewards": rewards, "values": values, "next_values": next_values, "final_values": final_values}
@@ -218,10 +218,10 @@ def discounted_returns(
     [1.5, 1.0, 2.0]
     """
     given = None if out is None else (out,)
-    if type(rewards) is np.ndarray and cu_seqlens is None:
+    core = extension(backend) if type(rewards) is np.ndarray and cu_seqlens is None else None
+    if core is not None:
         optional = next_values, final_values, last_values, terminated, truncated, None
-        rest = gamma, 1.0, layout, given, threads.WORTH_SHARING
-        done = scan_ready(backend)("returns", rewards, None, *optional, *rest)
+        done = core.scan_ready("returns", rewards, None, *optional, gamma, 1.0, layout, given, threads.WORTH_SHARING)
         if done is not None:
             return done[0]
     named = {"rewards": rewards, "next_values": next_values, "final_values": final_values}

@@ -128,18 +128,24 @@ def automatic() -> "Engine":
     return _engine(name, False)
 
 
-def scan_ready(backend: str | None) -> Any:
-    """What takes a recurrence's whole call, and returns None if its arrays remain to be checked or cast."""
-    global _scan_ready
-    if backend is not None or (_scan_ready is None and threads.environment("FASTALIGN_BACKEND")):
-        return choose(backend).scan_ready
-    if _scan_ready is None:
+def extension(backend: str | None) -> Any:
+    """The extension's build, if that computes host arrays for ``backend``, or None.
+
+    Its functions "…_ready" take whole calls of arrays that need no preparation, and return None for all others.  They
+    look for FASTALIGN_BACKEND themselves.
+    """
+    global _extension
+    if backend is not None:
+        return choose(backend).module.core() if backend == "cython" else None
+    if _extension is None:
+        if threads.environment("FASTALIGN_BACKEND") not in ("", "cython"):
+            return None
         engine = automatic()
-        _scan_ready = engine.module.core().scan_ready if engine.name == "cython" else _never
-    return _scan_ready
+        _extension = engine.module.core() if engine.name == "cython" else False
+    return _extension or None
 
 
-_scan_ready: Any = None  # that of the automatic choice; it looks for FASTALIGN_BACKEND itself
+_extension: Any = None  # of the automatic choice; False: it is not there
 
 
 def _never(*_: Any) -> None:
@@ -161,7 +167,6 @@ class Engine:
         self.name, self.module = name, module
         # Whole calls of arrays that need no preparation, where the backend has that.
         self._pointwise_ready = getattr(module, "pointwise_ready", None)
-        self.scan_ready = getattr(module, "scan_ready", _never)
 
     def empty(self, shape: Any, dtype: Any, like: Any = None) -> Any:
         return np.empty(shape, dtype)

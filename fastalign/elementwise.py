@@ -64,7 +64,7 @@ class Rule:
 
     def _look_for_ready(self, given: tuple[Any, ...], *rest: Any) -> Any:
         """The first call: from now on the extension is asked at once."""
-        if threads.environment("FASTALIGN_BACKEND") or type(given[0]) is not np.ndarray:
+        if threads.environment("FASTALIGN_BACKEND") not in ("", "cython") or type(given[0]) is not np.ndarray:
             return None
         self.ready = automatic().ready(self)
         return self.ready(given, *rest)

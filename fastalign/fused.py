@@ -13,10 +13,11 @@ from . import arrays
 from .arrays import Array
 from .dispatch import Engine, choose
 from .elementwise import kept_count
-from .log_probs import prepare, reduce_sequences
+from .log_probs import prepare
 from .policy import policy_options, policy_result
 from .policy_rows import Rows, policy_rows
 from .preference import preference_loss
+from .sequences import reduce_sequences
 
 
 class FusedLoss(NamedTuple):

@@ -55,9 +55,9 @@ cdef bint flags_of(array, const plain_array *like, plain_array *found) noexcept:
 
 
 cdef bint asked_elsewhere() noexcept:
-    """Whether the environment names a backend: then Python chooses.  os.environ writes through to C's."""
+    """Whether the environment names another backend: then Python chooses.  os.environ writes through to C's."""
     cdef const char *asked = getenv("FASTALIGN_BACKEND")
-    return asked != NULL and asked[0] != 0
+    return asked != NULL and asked[0] != 0 and strcmp(asked, "cython") != 0
 
 
 cdef object new_array(const plain_array *like):

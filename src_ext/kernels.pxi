@@ -8,7 +8,7 @@ from cpython.unicode cimport PyUnicode_AsUTF8
 from libc.math cimport INFINITY, NAN, exp, isfinite, log
 from libc.stddef cimport ptrdiff_t
 from libc.stdlib cimport free, getenv, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memset, strcmp
 
 cnp.import_array()
 
@@ -141,13 +141,36 @@ cdef extern from "scan.h" nogil:
     void fa_scan_run_double(const fa_scan *w, const fa_scan_loops *loops) noexcept
 
 
-cdef fa_row row_of_parts(const double[:, ::1] parts, Py_ssize_t r, Py_ssize_t cuts, double scale) noexcept nogil:
-    """The whole of row r from its parts, each of which lies in parts as the struct it is."""
-    cdef const fa_row *part = <const fa_row *> &parts[r * cuts, 0]
-    cdef fa_row row = part[0]
+ctypedef struct row_work:
+    # Rows of logits, and of each what is read and written beside it; NULL is what is absent or not wanted.
+    const void *logits
+    const long long *tokens
+    const unsigned char *mask
+    const fa_row *parts  # the sums of every unit, where they are known: FA_ROW_CUT columns of a row
+    double scale
+    Py_ssize_t rows, columns, first, last  # the last two are units
+    void *logp
+    void *lse
+    void *entropy
+    void *sum_p2
+    void *mean_logit
+    unsigned char *top1
+    const void *grad_logp
+    const void *grad_lse
+    const void *grad_entropy
+    const void *grad_sum_p2
+    const void *grad_mean_logit
+    void *out
+
+ctypedef void (*row_loop)(const row_work *work) noexcept nogil
+
+
+cdef fa_row row_of_parts(const fa_row *parts, Py_ssize_t r, Py_ssize_t cuts, double scale) noexcept nogil:
+    """The whole of row r from its parts."""
+    cdef fa_row row = parts[r * cuts]
     cdef Py_ssize_t c
     for c in range(1, cuts):
-        row = fa_row_merge(row, part[c], scale)
+        row = fa_row_merge(row, parts[r * cuts + c], scale)
     return row
 
 
@@ -298,6 +321,7 @@ cdef void *writable(cnp.ndarray array) except? NULL:
 
 
 include "call.pxi"
+include "row_calls.pxi"
 
 
 def group_reduce(values, const long long[::1] offsets, const unsigned char[::1] mask, bint mean, out,

@@ -20,7 +20,7 @@ LAYERS = [
     {"threads"},
     {"dispatch"},
     {"elementwise"},
-    {"policy_rows"},
+    {"policy_rows", "sequences"},
     {"log_probs", "advantages", "preference", "policy", "divergence", "reward"},
     {"fused", "sweeps"},
     {"linear"},

@@ -90,12 +90,8 @@ def isa() -> str:
     return core().__name__.removeprefix("fastalign._core_")
 
 
-def row_forward(
-    logits: Any, kind: str, tokens: Any, mask: Any, scale: float, logp: Any, lse: Any, entropy: Any,
-    sum_p2: Any = None, mean_logit: Any = None, top1: Any = None, parts: Any = None,
-) -> None:  # fmt: skip
-    forward = getattr(core(), f"row_forward_{kind}")
-    forward(logits, tokens, mask, scale, logp, lse, entropy, sum_p2, mean_logit, top1, parts)
+def row_forward(*arguments: Any, parts: Any = None) -> None:
+    core().row_forward(*arguments, parts=parts)
 
 
 def row_backward(
@@ -104,16 +100,16 @@ def row_backward(
     units: range | None = None,
 ) -> None:  # fmt: skip
     units = range(row_units(logits.shape)) if units is None else units
-    getattr(core(), f"row_backward_{kind}")(
-        logits, tokens, mask, scale, grad_logp, grad_lse, grad_entropy, lse, entropy, out, grad_sum_p2, grad_mean_logit,
-        parts, units.start, units.stop,
+    core().row_backward(
+        logits, kind, tokens, mask, scale, grad_logp, grad_lse, grad_entropy, lse, entropy, out, grad_sum_p2,
+        grad_mean_logit, parts, units.start, units.stop,
     )  # fmt: skip
 
 
 def row_parts(
     logits: Any, kind: str, mask: Any, scale: float, spread: bool, moments: bool, parts: Any, units: range
 ) -> None:
-    getattr(core(), f"row_parts_{kind}")(logits, mask, scale, spread, moments, parts, units.start, units.stop)
+    core().row_parts(logits, kind, mask, scale, spread, moments, parts, units.start, units.stop)
 
 
 def policy_rows(loss_type: str, logits: Any, kind: str, *rest: Any) -> None:
@@ -138,10 +134,6 @@ def _calls(build: ModuleType, rule: Any) -> Any:
 
 def scan(*arguments: Any) -> None:
     core().scan(*arguments)
-
-
-def scan_ready(*arguments: Any) -> Any:
-    return core().scan_ready(*arguments)
 
 
 def group_reduce(*arguments: Any) -> None:

@@ -1,0 +1,175 @@
+"""Rows: the kinds of logits told apart, and whole calls of those that need no cast."""
+
+
+cdef int kind_of(str kind) except -1:
+    cdef int k
+    for k in range(4):
+        if kind == ("f32", "f64", "f16", "bf16")[k]:
+            return k
+    raise ValueError(f"there are no rows of kind {kind}")
+
+
+cdef row_loop forward_of(int kind) noexcept:
+    return row_forward_f32 if kind == 0 else row_forward_f64 if kind == 1 else \
+        row_forward_f16 if kind == 2 else row_forward_bf16
+
+
+cdef row_loop backward_of(int kind) noexcept:
+    return row_backward_f32 if kind == 0 else row_backward_f64 if kind == 1 else \
+        row_backward_f16 if kind == 2 else row_backward_bf16
+
+
+cdef void read_rows(row_work *work, logits, tokens, mask, double scale):
+    memset(work, 0, sizeof(row_work))
+    work.rows, work.columns = logits.shape
+    work.logits, work.scale = address(logits), scale
+    work.tokens, work.mask = <const long long *> address(tokens), <const unsigned char *> address(mask)
+
+
+def row_forward(logits, str kind, tokens, mask, double scale, logp, lse, entropy=None, sum_p2=None, mean_logit=None,
+                top1=None, parts=None):
+    cdef row_work work
+    cdef row_loop loop = forward_of(kind_of(kind))
+    read_rows(&work, logits, tokens, mask, scale)
+    work.parts = <const fa_row *> address(parts)
+    work.logp, work.lse, work.entropy = writable(logp), writable(lse), writable(entropy)
+    work.sum_p2, work.mean_logit, work.top1 = writable(sum_p2), writable(mean_logit), <unsigned char *> writable(top1)
+    with nogil:
+        loop(&work)
+
+
+def row_backward(logits, str kind, tokens, mask, double scale, grad_logp, grad_lse, grad_entropy, lse, entropy, out,
+                 grad_sum_p2, grad_mean_logit, parts, Py_ssize_t first, Py_ssize_t last):
+    cdef row_work work
+    cdef row_loop loop = backward_of(kind_of(kind))
+    read_rows(&work, logits, tokens, mask, scale)
+    work.parts, work.first, work.last = <const fa_row *> address(parts), first, last
+    work.grad_logp, work.grad_lse, work.grad_entropy = address(grad_logp), address(grad_lse), address(grad_entropy)
+    work.grad_sum_p2, work.grad_mean_logit = address(grad_sum_p2), address(grad_mean_logit)
+    work.lse, work.entropy, work.out = <void *> address(lse), <void *> address(entropy), writable(out)
+    with nogil:
+        loop(&work)
+
+
+def row_parts(logits, str kind, mask, double scale, bint spread, bint moments, parts, Py_ssize_t first, Py_ssize_t last):
+    cdef row_work work
+    cdef int k = kind_of(kind), want = (FA_ENTROPY if spread else 0) | (FA_MOMENTS if moments else 0)
+    cdef fa_row *filled = <fa_row *> writable(parts)
+    read_rows(&work, logits, None, mask, scale)
+    work.first, work.last = first, last
+    with nogil:
+        if k == 0:
+            row_parts_f32(&work, want, filled)
+        elif k == 1:
+            row_parts_f64(&work, want, filled)
+        elif k == 2:
+            row_parts_f16(&work, want, filled)
+        else:
+            row_parts_bf16(&work, want, filled)
+
+
+ctypedef struct plain_rows:
+    plain_array logits, tokens
+    int kind, real
+
+
+cdef bint look_at_rows(logits, tokens, temperature, mask, Py_ssize_t limit, plain_rows *found, row_work *work) noexcept:
+    """Whether rows and tokens are plain, fewer elements than ``limit``, and right."""
+    cdef plain_array kept
+    cdef double t
+    cdef Py_ssize_t r
+    memset(work, 0, sizeof(row_work))
+    if asked_elsewhere() or not look(logits, &found.logits) or not look(tokens, &found.tokens):
+        return False
+    x, y = &found.logits, &found.tokens
+    if not 0 < x.size < limit or y.type != cnp.NPY_INT64 or x.ndim != y.ndim + 1:
+        return False
+    if memcmp(x.shape, y.shape, y.ndim * sizeof(cnp.npy_intp)) or type(temperature) not in (float, int):
+        return False
+    found.kind = 0 if x.type == cnp.NPY_FLOAT else 1 if x.type == cnp.NPY_DOUBLE else 2 if x.type == cnp.NPY_FLOAT16 else \
+        3 if x.type == cnp.NPY_UINT16 else -1
+    found.real = cnp.NPY_DOUBLE if found.kind == 1 else cnp.NPY_FLOAT
+    t = temperature
+    if found.kind < 0 or not 1e-30 < t < 1e30:  # what is nearer to the bounds, others know
+        return False
+    work.logits, work.tokens, work.scale = x.at, <const long long *> y.at, 1.0 / t
+    work.rows, work.columns = y.size, x.shape[x.ndim - 1]
+    work.last = work.rows * ((work.columns + FA_ROW_CUT - 1) // FA_ROW_CUT)
+    if mask is not None:
+        if not flags_of(mask, y, &kept):
+            return False
+        work.mask = <const unsigned char *> kept.at
+    for r in range(work.rows):
+        if not 0 <= work.tokens[r] < work.columns and (work.mask == NULL or work.mask[r]):
+            return False
+    return True
+
+
+cdef object like_tokens(const plain_rows *rows, int type_):
+    return cnp.PyArray_EMPTY(rows.tokens.ndim, <cnp.npy_intp *> rows.tokens.shape, type_, 0)
+
+
+cdef void walk_rows(row_loop loop, const row_work *work):
+    if work.rows * work.columns <= WITH_THE_GIL:
+        loop(work)
+    else:
+        with nogil:
+            loop(work)
+
+
+def row_forward_ready(result, logits, tokens, temperature, mask, bint entropy, bint sum_p2, bint mean_logit, bint top1,
+                      Py_ssize_t limit):
+    """token_log_probs's ``result``, its six fields; None where anything is unusual or wrong."""
+    cdef row_work work
+    cdef plain_rows rows
+    cdef int k
+    if not look_at_rows(logits, tokens, temperature, mask, limit, &rows, &work):
+        return None
+    cdef tuple values = PyTuple_New(6)
+    cdef bint[6] wanted
+    cdef (void *)[6] places
+    wanted[0], wanted[1], wanted[2], wanted[3], wanted[4], wanted[5] = True, True, entropy, sum_p2, mean_logit, top1
+    for k in range(6):
+        array = like_tokens(&rows, cnp.NPY_BOOL if k == 5 else rows.real) if wanted[k] else None
+        places[k] = cnp.PyArray_DATA(<cnp.ndarray> array) if wanted[k] else NULL
+        put(values, k, array)
+    work.logp, work.lse, work.entropy = places[0], places[1], places[2]
+    work.sum_p2, work.mean_logit, work.top1 = places[3], places[4], <unsigned char *> places[5]
+    walk_rows(forward_of(rows.kind), &work)
+    arguments = (values,)
+    return new_tuple(<PyTypeObject *> result, <PyObject *> arguments, NULL)
+
+
+def row_backward_ready(logits, tokens, tuple reals, temperature, mask, out, Py_ssize_t limit):
+    """The gradient; None where anything is unusual or wrong.
+
+    ``reals`` are grad_logp, grad_lse, grad_entropy, lse, entropy, grad_sum_p2, grad_mean_logit; all but the first may
+    be None.  ``out`` may be the logits themselves.
+    """
+    cdef row_work work
+    cdef plain_rows rows
+    cdef plain_array one, target
+    cdef (const void *)[7] places
+    cdef int k
+    if reals[0] is None or not look_at_rows(logits, tokens, temperature, mask, limit, &rows, &work):
+        return None
+    for k in range(7):
+        places[k] = NULL
+        if reals[k] is not None:
+            if not look(reals[k], &one) or one.type != rows.real or not alike(&one, &rows.tokens):
+                return None
+            places[k] = one.at
+    made = new_array(&rows.logits) if out is None else out
+    if out is not None:
+        if not look(out, &target) or target.type != rows.logits.type or not alike(&target, &rows.logits):
+            return None
+        if target.readonly or meets(&target, reals, 7) or meets(&target, (tokens, mask), 2):
+            return None
+        if out is not logits and overlap(&target, &rows.logits):
+            return None
+    work.grad_logp, work.grad_lse, work.grad_entropy = places[0], places[1], places[2]
+    work.lse, work.entropy = <void *> places[3], <void *> places[4]
+    work.grad_sum_p2, work.grad_mean_logit = places[5], places[6]
+    work.out = cnp.PyArray_DATA(<cnp.ndarray> made)
+    walk_rows(backward_of(rows.kind), &work)
+    return made

@@ -1,0 +1,126 @@
+"""Calls on logits that the extension takes whole: the bits of the long way, and its errors."""
+
+import numpy as np
+import pytest
+
+from fastalign import selective_log_softmax, token_log_probs, token_log_probs_grad
+from fastalign.backends import cython_cpu
+
+pytestmark = pytest.mark.skipif(cython_cpu.why_not() is not None, reason=f"cython: {cython_cpu.why_not()}")
+
+RNG = np.random.default_rng(11)
+SHAPES = [(5,), (1, 1), (3, 40), (2, 3, 700), (2, 20_000)]
+
+
+def rows(shape, kind):
+    x = (3 * RNG.standard_normal(shape)).astype(np.float32)
+    if kind == "bf16":
+        return (x.view(np.uint32) >> 16).astype(np.uint16)
+    return x.astype({"f16": np.float16, "f32": np.float32, "f64": np.float64}[kind])
+
+
+def some(shape, kind):
+    """Logits, tokens, and tokens of a dtype that is cast, which takes the long way."""
+    tokens = RNG.integers(0, shape[-1], shape[:-1])
+    return rows(shape, kind), np.asarray(tokens, np.int64), np.asarray(tokens, np.int32)
+
+
+def masks(shape):
+    kept = RNG.random(shape) < 0.6
+    return None, np.asarray(kept), np.asarray(kept, np.uint8)
+
+
+def same(got, want):
+    for x, y in zip(got, want, strict=True):
+        assert (x is None) == (y is None)
+        if x is not None:
+            assert x.dtype == y.dtype and x.shape == y.shape
+            np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["f32", "f64", "f16", "bf16"])
+def test_forward(shape, kind):
+    x, tokens, cast = some(shape, kind)
+    for mask in masks(shape[:-1]):
+        for more in ({}, {"entropy": True}, {"sum_p2": True, "mean_logit": True}, {"top1": True, "temperature": 0.7}):
+            same(token_log_probs(x, tokens, mask=mask, **more), token_log_probs(x, cast, mask=mask, **more))
+    same([selective_log_softmax(x, tokens)], [selective_log_softmax(x, cast)])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["f32", "f64", "f16", "bf16"])
+def test_backward(shape, kind):
+    x, tokens, cast = some(shape, kind)
+    real = np.float64 if kind == "f64" else np.float32
+    forward = token_log_probs(x, tokens, entropy=True)
+    g, h, q = (RNG.standard_normal(shape[:-1]).astype(real) for _ in range(3))
+    g, h, q = (np.asarray(v) for v in (g, h, q))
+    options = (
+        {},
+        {"lse": forward.lse},
+        {"lse": forward.lse, "entropy": forward.entropy, "grad_entropy": h},
+        {"grad_sum_p2": q, "grad_mean_logit": h, "grad_lse": q, "temperature": 2},
+    )
+    for mask in masks(shape[:-1]):
+        for more in options:
+            want = token_log_probs_grad(x, cast, g, mask=mask, **more)
+            out = np.full_like(x, 7)
+            same([token_log_probs_grad(x, tokens, g, mask=mask, **more)], [want])
+            assert token_log_probs_grad(x, tokens, g, mask=mask, out=out, **more) is out
+            same([out], [want])
+            place = x.copy()
+            assert token_log_probs_grad(place, tokens, g, mask=mask, out=place, **more) is place
+            same([place], [want])
+
+
+def test_special_rows():
+    x = np.array([[np.nan, 1.0], [np.inf, 0.0], [-np.inf, -np.inf], [-np.inf, 2.0], [-0.0, 1e-40]], np.float32)
+    tokens = np.array([0, 1, 0, 0, 1])
+    every = {"entropy": True, "sum_p2": True, "mean_logit": True, "top1": True}
+    same(token_log_probs(x, tokens, **every), token_log_probs(x, tokens.astype(np.int32), **every))
+    g = np.ones(5, np.float32)
+    same([token_log_probs_grad(x, tokens, g)], [token_log_probs_grad(x, tokens.astype(np.int32), g)])
+
+
+def test_what_is_wrong_is_said_and_changes_nothing():
+    x, tokens, _ = some((3, 40), "f32")
+    g, out = np.ones(3, np.float32), np.full_like(x, 7)
+    for bad in (-1, 40):
+        wrong = tokens.copy()
+        wrong[1] = bad
+        with pytest.raises(IndexError, match=rf"tokens\[1\] is {bad}; expected 0 <= token < 40"):
+            token_log_probs(x, wrong)
+        with pytest.raises(IndexError, match=rf"tokens\[1\] is {bad}; expected 0 <= token < 40"):
+            token_log_probs_grad(x, wrong, g, out=out)
+        token_log_probs(x, wrong, mask=np.array([1, 0, 1], np.uint8))  # is not looked at
+    with pytest.raises(ValueError, match=r"tokens has shape \(2,\); expected \(3,\)"):
+        token_log_probs(x, tokens[:2])
+    with pytest.raises(ValueError, match="mask.*is 2; expected 0 or 1"):
+        token_log_probs(x, tokens, mask=np.array([1, 2, 1], np.uint8))
+    with pytest.raises(ValueError, match="temperature is 0.0; expected a finite number > 0"):
+        token_log_probs(x, tokens, temperature=0.0)
+    with pytest.raises(ValueError, match="temperature is nan"):
+        token_log_probs(x, tokens, temperature=float("nan"))
+    with pytest.raises(ValueError, match=r"grad_logp has shape \(2,\)"):
+        token_log_probs_grad(x, tokens, g[:2], out=out)
+    with pytest.raises(TypeError, match="grad_logp is None"):
+        token_log_probs_grad(x, tokens, None, out=out)
+    with pytest.raises(TypeError, match="out has dtype float64; expected float32"):
+        token_log_probs_grad(x, tokens, g, out=out.astype(np.float64))
+    with pytest.raises(ValueError, match="out is read-only"):
+        fixed = out.copy()
+        fixed.flags.writeable = False
+        token_log_probs_grad(x, tokens, g, out=fixed)
+    memory = np.zeros(200, np.float32)
+    memory[:120] = x.reshape(-1)
+    with pytest.raises(ValueError, match="out shares memory with an input"):
+        token_log_probs_grad(memory[:120].reshape(3, 40), tokens, g, out=memory[40:160].reshape(3, 40))
+    np.testing.assert_array_equal(memory[:120], x.reshape(-1))
+    assert (out == 7).all()
+
+
+def test_half_of_the_saved_values_in_another_dtype_are_cast():
+    x, tokens, cast = some((3, 40), "f32")
+    g = np.ones(3)  # float64 beside float32 logits
+    same([token_log_probs_grad(x, tokens, g)], [token_log_probs_grad(x, cast, g.astype(np.float32))])
