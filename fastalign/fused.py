@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import arrays
+from . import arrays, policy_rows, threads
 from .arrays import Array
-from .dispatch import Engine, choose
+from .dispatch import Engine, choose, extension
 from .elementwise import kept_count
 from .log_probs import prepare
-from .policy import policy_options, policy_result
-from .policy_rows import Rows, policy_rows
+from .policy import RATES, policy_options, policy_result
+from .policy_rows import Rows
 from .preference import preference_loss
 from .sequences import reduce_sequences
 
@@ -65,6 +65,14 @@ def policy_loss_from_logits(
     >>> round(r.loss, 6), r.grad_logits is logits, logits.round(4).tolist()
     (-0.28768, True, [[0.0494, 0.1342, -0.1836], [0.1607, -0.1, -0.0607]])
     """
+    plain = type(logits) is np.ndarray and ignore_index is None and type(entropy_coef) in (float, int)
+    core = extension(backend) if plain and entropy_coef == 0 else None
+    if core is not None:
+        whole = _whole(core, loss_type, clip_low, clip_high, log_ratio_clamp, aggregation)
+        arguments = logits, tokens, old_log_probs, advantages, temperature, mask, out
+        done = whole(*arguments, threads.WORTH_SHARING, policy_rows.CACHED)
+        if done is not None:
+            return done
     engine = choose(backend, logits, tokens, old_log_probs, advantages)
     options = policy_options(loss_type, clip_low, clip_high, log_ratio_clamp, aggregation)
     coef = arrays.number("entropy_coef", entropy_coef)
@@ -85,13 +93,21 @@ def policy_loss_from_logits(
     weight = 1.0 / n if n and options.mean else 1.0
     entropy = engine.empty(flat, rows.real, logits) if coef else None
     work = Rows(rows.bits, rows.kind, ids, kept, scale, old, advantage, logp, entropy, target)
-    tallies = policy_rows(engine, options.loss_type, work, (*options.bounds, weight), -coef * weight)
+    tallies = policy_rows.policy_rows(engine, options.loss_type, work, (*options.bounds, weight), -coef * weight)
     loss, metrics = policy_result(tallies, n, options)
     if entropy is not None:
         spread = float(engine.host(entropy).sum(dtype=np.float64))
         loss -= coef * weight * spread
         metrics["entropy"] = spread / n if n else math.nan
     return FusedLoss(loss, rows.as_given(target) if out is None else out, logp.reshape(shape), metrics)
+
+
+@arrays.remembered
+def _whole(core: Any, *given: Any) -> Any:
+    """The call of these options that the extension takes whole."""
+    options = policy_options(*given)
+    weight = None if options.mean else 1.0
+    return core.Call("policy", options.loss_type, options.bounds, weight, 3, 1, RATES, FusedLoss).rows_ready
 
 
 class FusedPreferenceLoss(NamedTuple):

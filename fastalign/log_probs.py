@@ -80,8 +80,8 @@ def _forward(
     """``name`` is what the caller calls the tokens; ``out`` is for logp; ``moments``: which of the last three."""
     core = extension(backend) if type(logits) is np.ndarray and ignore_index is None and out is None else None
     if core is not None:
-        given = logits, tokens, temperature, mask
-        done = core.row_forward_ready(TokenLogProbs, *given, entropy, *moments, threads.WORTH_SHARING)
+        plain = logits, tokens, temperature, mask
+        done = core.row_forward_ready(TokenLogProbs, *plain, entropy, *moments, threads.WORTH_SHARING)
         if done is not None:
             return done
     engine = choose(backend, logits, tokens)

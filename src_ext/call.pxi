@@ -1,88 +1,7 @@
-"""Whole calls: arrays that need no cast are recognised, walked, and what a call returns is put together.
+"""Pointwise calls taken whole: recognised, walked, and what they return put together.
 
-What takes Python microseconds to find out takes NumPy's C interface nanoseconds.  A call that is not plain, or wrong,
-is given back as None before anything was written, for others to cast or to explain.
+A call that is not plain, or wrong, is given back as None before anything was written, for others to cast or to explain.
 """
-
-
-cdef extern from "Python.h":
-    object new_tuple "PyTuple_Type.tp_new" (PyTypeObject *made, PyObject *arguments, PyObject *named)
-
-ctypedef struct plain_array:
-    const void *at
-    const cnp.npy_intp *shape
-    Py_ssize_t size, bytes_
-    int ndim, type
-    bint readonly
-
-
-cdef bint look(array, plain_array *found) noexcept:
-    """Whether this is a plain ndarray: contiguous, aligned, native; and what it is like, as long as it lives."""
-    if not cnp.PyArray_CheckExact(array) or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> array):
-        return False
-    x = <cnp.ndarray> array
-    found.at, found.shape, found.ndim = cnp.PyArray_DATA(x), cnp.PyArray_DIMS(x), cnp.PyArray_NDIM(x)
-    found.size, found.bytes_ = cnp.PyArray_SIZE(x), cnp.PyArray_NBYTES(x)
-    found.type, found.readonly = cnp.PyArray_TYPE(x), not cnp.PyArray_ISWRITEABLE(x)
-    return True
-
-
-cdef bint alike(const plain_array *one, const plain_array *other) noexcept:
-    """Whether both have the same shape."""
-    return one.ndim == other.ndim and memcmp(one.shape, other.shape, one.ndim * sizeof(cnp.npy_intp)) == 0
-
-
-cdef bint overlap(const plain_array *one, const plain_array *other) noexcept:
-    return (<const char *> one.at < <const char *> other.at + other.bytes_
-            and <const char *> other.at < <const char *> one.at + one.bytes_)
-
-
-cdef bint meets(const plain_array *one, tuple others, int count) noexcept:
-    """Whether an array shares memory with one of the first ``count`` others, all of them plain, or None."""
-    cdef plain_array other
-    cdef int k
-    for k in range(count):
-        if others[k] is not None and look(others[k], &other) and overlap(one, &other):
-            return True
-    return False
-
-
-cdef bint flags_of(array, const plain_array *like, plain_array *found) noexcept:
-    """Whether this is a plain array of that shape whose elements are bools, or bytes of nothing but 0 and 1."""
-    if not look(array, found) or not alike(found, like) or found.type not in (cnp.NPY_BOOL, cnp.NPY_UBYTE):
-        return False
-    return found.type == cnp.NPY_BOOL or not fa_odd_flags(<const unsigned char *> found.at, found.size)
-
-
-cdef bint asked_elsewhere() noexcept:
-    """Whether the environment names another backend: then Python chooses.  os.environ writes through to C's."""
-    cdef const char *asked = getenv("FASTALIGN_BACKEND")
-    return asked != NULL and asked[0] != 0 and strcmp(asked, "cython") != 0
-
-
-cdef object new_array(const plain_array *like):
-    return cnp.PyArray_EMPTY(like.ndim, <cnp.npy_intp *> like.shape, like.type, 0)
-
-
-cdef tuple new_arrays(int count, const plain_array *like):
-    """Large ones in one piece of memory, since several would each be given back to the system and cost page faults at
-    every call (four of 4 MB: 6.8 ms instead of 2.4 for a whole DPO loss)."""
-    cdef cnp.npy_intp[MOST_AXES + 1] shape
-    cdef int k
-    if count > 1 and like.size > ONE_PIECE and like.ndim <= MOST_AXES:
-        shape[0] = count
-        for k in range(like.ndim):
-            shape[1 + k] = like.shape[k]
-        return tuple(cnp.PyArray_EMPTY(like.ndim + 1, shape, like.type, 0))
-    if count == 1:
-        return (new_array(like),)
-    return tuple([new_array(like) for _ in range(count)])
-
-
-cdef enum:
-    MOST_AXES = 8
-    ONE_PIECE = 10_000  # elements: of less, to make views costs more than to make arrays
-    WITH_THE_GIL = 4096  # elements: to let go of it and take it back costs 0.1 us
 
 
 cdef class Call:
@@ -149,6 +68,36 @@ cdef class Call:
         tallies_of(&work, first.size, tallies)
         return self.returned(tallies, n, outputs)
 
+    def rows_ready(self, logits, tokens, old, advantages, temperature, mask, out, Py_ssize_t limit, Py_ssize_t cached):
+        """The same for a policy loss from logits and back: (loss, gradient, log-probabilities, metrics).
+
+        As many rows have their own tallies as fit into ``cached`` bytes, as in policy_rows.py.
+        """
+        cdef row_work work
+        cdef policy_work policy
+        cdef plain_rows rows
+        cdef plain_array one, other
+        cdef Py_ssize_t n, few
+        cdef double[FA_RESULTS] tallies
+        if not look_at_rows(logits, tokens, temperature, mask, limit, &rows, &work):
+            return None
+        if not look(old, &one) or one.type != rows.real or not alike(&one, &rows.tokens):
+            return None
+        if not look(advantages, &other) or other.type != rows.real or not alike(&other, &rows.tokens):
+            return None
+        n = fa_kept(work.mask, work.rows) if work.mask else work.rows
+        made = new_array(&rows.logits) if out is None else out
+        if n == 0 or (out is not None and not takes_gradient(out, logits, &rows, (tokens, mask, old, advantages))):
+            return None
+        logp = like_tokens(&rows, rows.real)
+        work.out, work.logp = cnp.PyArray_DATA(<cnp.ndarray> made), cnp.PyArray_DATA(<cnp.ndarray> logp)
+        policy.rule, policy.grad_entropy, policy.old, policy.advantages = self.kind, 0.0, one.at, other.at
+        memcpy(policy.p, self.params, sizeof(policy.p))
+        policy.p[self.options] = 1.0 / n if self.mean else self.weight
+        few = min(FA_BLOCK, max(1, cached // (rows.logits.bytes_ // work.rows)))
+        policy_tallies(policy_of(rows.kind), &work, &policy, few, tallies)
+        return self.returned(tallies, n, (made, logp))
+
     cdef object takes(self, tuple given, const plain_array *first, fa_pointwise *work):
         """What must live on while the inputs are read; None if one of them is not plain."""
         cdef plain_array other
@@ -184,9 +133,10 @@ cdef class Call:
         cdef double loss = tallies[0] / n if self.mean else tallies[0] * self.weight
         cdef int k, tally
         cdef dict metrics
-        cdef tuple values = PyTuple_New(1 + self.wanted + (self.rates is not None))
+        cdef int count = <int> len(outputs)
+        cdef tuple values = PyTuple_New(1 + count + (self.rates is not None))
         put(values, 0, loss)
-        for k in range(self.wanted):
+        for k in range(count):
             put(values, 1 + k, outputs[k])
         if self.rates is not None:
             metrics = {}
@@ -194,17 +144,28 @@ cdef class Call:
                 tally = self.tally[k]
                 metrics[self.rates[k]] = (
                     loss if tally == 0 else tallies[tally] / n if tally < self.kind.sums else tallies[tally])
-            put(values, 1 + self.wanted, metrics)
+            put(values, 1 + count, metrics)
         if self.result is None:
             return values
         arguments = (values,)
         return new_tuple(<PyTypeObject *> self.result, <PyObject *> arguments, NULL)
 
 
-cdef void put(tuple values, Py_ssize_t k, value) noexcept:
-    """Into a tuple that nobody has seen yet."""
-    Py_INCREF(value)
-    PyTuple_SET_ITEM(values, k, value)
+cdef void policy_tallies(policy_loop loop, row_work *work, const policy_work *policy, Py_ssize_t few, double *tallies):
+    """Of all rows, ``few`` after few."""
+    cdef int k, sums = policy.rule.sums, count = policy.rule.sums + policy.rule.peaks
+    cdef Py_ssize_t block
+    cdef double[FA_RESULTS] some
+    with nogil:
+        for k in range(count):
+            tallies[k] = 0.0 if k < sums else -INFINITY
+        for block in range((work.rows + few - 1) // few):
+            for k in range(count):
+                some[k] = 0.0 if k < sums else -INFINITY
+            work.first, work.last = block * few, min(work.rows, (block + 1) * few)
+            loop(work, policy, some)
+            for k in range(count):
+                tallies[k] = tallies[k] + some[k] if k < sums else fa_peak(tallies[k], some[k])
 
 
 cdef int tallies_of(fa_pointwise *work, Py_ssize_t n, double *tallies) except -1:

@@ -162,7 +162,16 @@ ctypedef struct row_work:
     const void *grad_mean_logit
     void *out
 
+ctypedef struct policy_work:
+    # What a policy loss reads beside the rows.
+    const fa_kind *rule
+    const void *old
+    const void *advantages
+    double grad_entropy
+    double[FA_PARAMS] p
+
 ctypedef void (*row_loop)(const row_work *work) noexcept nogil
+ctypedef void (*policy_loop)(const row_work *work, const policy_work *policy, double *tally) noexcept nogil
 
 
 cdef fa_row row_of_parts(const fa_row *parts, Py_ssize_t r, Py_ssize_t cuts, double scale) noexcept nogil:
@@ -320,8 +329,9 @@ cdef void *writable(cnp.ndarray array) except? NULL:
     return <void *> address(array)
 
 
-include "call.pxi"
+include "plain.pxi"
 include "row_calls.pxi"
+include "call.pxi"
 
 
 def group_reduce(values, const long long[::1] offsets, const unsigned char[::1] mask, bint mean, out,

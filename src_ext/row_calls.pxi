@@ -19,6 +19,11 @@ cdef row_loop backward_of(int kind) noexcept:
         row_backward_f16 if kind == 2 else row_backward_bf16
 
 
+cdef policy_loop policy_of(int kind) noexcept:
+    return policy_rows_f32 if kind == 0 else policy_rows_f64 if kind == 1 else \
+        policy_rows_f16 if kind == 2 else policy_rows_bf16
+
+
 cdef void read_rows(row_work *work, logits, tokens, mask, double scale):
     memset(work, 0, sizeof(row_work))
     work.rows, work.columns = logits.shape
@@ -68,6 +73,24 @@ def row_parts(logits, str kind, mask, double scale, bint spread, bint moments, p
             row_parts_bf16(&work, want, filled)
 
 
+def policy_rows(str loss_type, logits, str kind, tokens, mask, double scale, old, advantages, logp, entropy, out,
+                tuple params, double grad_entropy, double[:, ::1] partials, Py_ssize_t few):
+    cdef row_work work
+    cdef policy_work policy
+    cdef policy_loop loop = policy_of(kind_of(kind))
+    cdef Py_ssize_t block
+    policy.rule, policy.grad_entropy = find_kind("policy", loss_type), grad_entropy
+    policy.old, policy.advantages = address(old), address(advantages)
+    for k, number in enumerate(params):
+        policy.p[k] = number
+    read_rows(&work, logits, tokens, mask, scale)
+    work.logp, work.entropy, work.out = writable(logp), writable(entropy), writable(out)
+    with nogil:
+        for block in range(partials.shape[0]):
+            work.first, work.last = block * few, min(work.rows, (block + 1) * few)
+            loop(&work, &policy, &partials[block, 0])
+
+
 ctypedef struct plain_rows:
     plain_array logits, tokens
     int kind, real
@@ -103,6 +126,16 @@ cdef bint look_at_rows(logits, tokens, temperature, mask, Py_ssize_t limit, plai
         if not 0 <= work.tokens[r] < work.columns and (work.mask == NULL or work.mask[r]):
             return False
     return True
+
+
+cdef bint takes_gradient(out, logits, const plain_rows *rows, tuple others) noexcept:
+    """Whether the gradient can be written there: an array like the logits, if not the logits, and no part of others."""
+    cdef plain_array target
+    if not look(out, &target) or target.type != rows.logits.type or not alike(&target, &rows.logits):
+        return False
+    if target.readonly or meets(&target, others, <int> len(others)):
+        return False
+    return out is logits or not overlap(&target, &rows.logits)
 
 
 cdef object like_tokens(const plain_rows *rows, int type_):
@@ -148,7 +181,7 @@ def row_backward_ready(logits, tokens, tuple reals, temperature, mask, out, Py_s
     """
     cdef row_work work
     cdef plain_rows rows
-    cdef plain_array one, target
+    cdef plain_array one
     cdef (const void *)[7] places
     cdef int k
     if reals[0] is None or not look_at_rows(logits, tokens, temperature, mask, limit, &rows, &work):
@@ -160,13 +193,8 @@ def row_backward_ready(logits, tokens, tuple reals, temperature, mask, out, Py_s
                 return None
             places[k] = one.at
     made = new_array(&rows.logits) if out is None else out
-    if out is not None:
-        if not look(out, &target) or target.type != rows.logits.type or not alike(&target, &rows.logits):
-            return None
-        if target.readonly or meets(&target, reals, 7) or meets(&target, (tokens, mask), 2):
-            return None
-        if out is not logits and overlap(&target, &rows.logits):
-            return None
+    if out is not None and not takes_gradient(out, logits, &rows, (*reals, tokens, mask)):
+        return None
     work.grad_logp, work.grad_lse, work.grad_entropy = places[0], places[1], places[2]
     work.lse, work.entropy = <void *> places[3], <void *> places[4]
     work.grad_sum_p2, work.grad_mean_logit = places[5], places[6]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastalign import selective_log_softmax, token_log_probs, token_log_probs_grad
+from fastalign import policy_loss_from_logits, selective_log_softmax, token_log_probs, token_log_probs_grad
 from fastalign.backends import cython_cpu
 
 pytestmark = pytest.mark.skipif(cython_cpu.why_not() is not None, reason=f"cython: {cython_cpu.why_not()}")
@@ -74,6 +74,25 @@ def test_backward(shape, kind):
             same([place], [want])
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["f32", "f64", "f16", "bf16"])
+def test_policy_loss(monkeypatch, shape, kind):
+    x, tokens, cast = some(shape, kind)
+    real = np.float64 if kind == "f64" else np.float32
+    old, advantages = (np.asarray(RNG.standard_normal(shape[:-1]), real) for _ in range(2))
+    for mask in masks(shape[:-1]):
+        for cached in (1 << 20, 3 * x[..., :1, :].nbytes if x.ndim > 1 else 1):
+            monkeypatch.setattr("fastalign.policy_rows.CACHED", cached)
+            for more in ({}, {"aggregation": "token_sum", "clip_high": 0.3, "temperature": 0.7}):
+                want = policy_loss_from_logits(x, cast, old, advantages, mask=mask, **more)
+                out, place = np.full_like(x, 7), x.copy()
+                for logits, target in ((x, None), (x, out), (place, place)):
+                    got = policy_loss_from_logits(logits, tokens, old, advantages, mask=mask, out=target, **more)
+                    assert type(got) is type(want) and (target is None or got.grad_logits is target)
+                    same(got[1:3], want[1:3])
+                    np.testing.assert_equal((got.loss, got.metrics), (want.loss, want.metrics))
+
+
 def test_special_rows():
     x = np.array([[np.nan, 1.0], [np.inf, 0.0], [-np.inf, -np.inf], [-np.inf, 2.0], [-0.0, 1e-40]], np.float32)
     tokens = np.array([0, 1, 0, 0, 1])
@@ -112,6 +131,12 @@ def test_what_is_wrong_is_said_and_changes_nothing():
         fixed = out.copy()
         fixed.flags.writeable = False
         token_log_probs_grad(x, tokens, g, out=fixed)
+    with pytest.raises(ValueError, match=r"old_log_probs has shape \(2,\)"):
+        policy_loss_from_logits(x, tokens, g[:2], g[:2], out=out)
+    with pytest.raises(ValueError, match="out shares memory with an input"):
+        policy_loss_from_logits(x, tokens, out.reshape(-1)[:3], g, out=out)
+    with pytest.raises(ValueError, match="loss_type is 'reinforced'"):
+        policy_loss_from_logits(x, tokens, g, g, loss_type="reinforced", out=out)
     memory = np.zeros(200, np.float32)
     memory[:120] = x.reshape(-1)
     with pytest.raises(ValueError, match="out shares memory with an input"):

@@ -112,8 +112,8 @@ def row_parts(
     core().row_parts(logits, kind, mask, scale, spread, moments, parts, units.start, units.stop)
 
 
-def policy_rows(loss_type: str, logits: Any, kind: str, *rest: Any) -> None:
-    getattr(core(), f"policy_rows_{kind}")(loss_type, logits, *rest)
+def policy_rows(*arguments: Any) -> None:
+    core().policy_rows(*arguments)
 
 
 def pointwise(*arguments: Any) -> None:
