@@ -133,6 +133,11 @@ def _outputs(
     return given
 
 
+def _alone(rewards: Array) -> bool:
+    """One stream, or too few elements to be divided among threads."""
+    return rewards.ndim == 1 or threads.alone(rewards.size)
+
+
 def gae(
     rewards: Array,
     values: Array,
@@ -176,10 +181,11 @@ def gae(
     >>> gae([1.0, 1.0, 3.0], [0.0, 0.0, 0.0], [0, 0, 0], cu_seqlens=[0, 2, 3], gamma=0.5, lam=1.0)[0].tolist()
     [1.5, 1.0, 3.0]
     """
-    core = extension(backend) if type(rewards) is np.ndarray and values is not None and cu_seqlens is None else None
+    plain = type(rewards) is np.ndarray and values is not None and cu_seqlens is None and _alone(rewards)
+    core = extension(backend) if plain else None
     if core is not None:
         optional = next_values, final_values, last_values, terminated, truncated, mask
-        done = core.scan_ready("gae", rewards, values, *optional, gamma, lam, layout, out, threads.WORTH_SHARING)
+        done = core.scan_ready("gae", rewards, values, *optional, gamma, lam, layout, out)
         if done is not None:
             return done
     named = {"rewards": rewards, "values": values, "next_values": next_values, "final_values": final_values}
@@ -218,10 +224,11 @@ def discounted_returns(
     [1.5, 1.0, 2.0]
     """
     given = None if out is None else (out,)
-    core = extension(backend) if type(rewards) is np.ndarray and cu_seqlens is None else None
+    plain = type(rewards) is np.ndarray and cu_seqlens is None and _alone(rewards)
+    core = extension(backend) if plain else None
     if core is not None:
         optional = next_values, final_values, last_values, terminated, truncated, None
-        done = core.scan_ready("returns", rewards, None, *optional, gamma, 1.0, layout, given, threads.WORTH_SHARING)
+        done = core.scan_ready("returns", rewards, None, *optional, gamma, 1.0, layout, given)
         if done is not None:
             return done[0]
     named = {"rewards": rewards, "next_values": next_values, "final_values": final_values}

@@ -22,6 +22,7 @@ from .rules.row import row_trusted
 
 MODULES = {"cython": "cython_cpu", "numba": "numba_cpu", "numpy": "reference", "cuda": "numba_cuda"}
 AUTOMATIC = ("cython", "numba", "numpy")
+COLUMNS = 64  # of float32 or of flags, a whole number of cache lines: threads share none of them
 FEW_ROWS = 64  # below, whole rows may leave threads idle
 
 # Positions of the arrays a function writes.
@@ -229,12 +230,17 @@ class Engine:
         return self._pointwise_ready(rule) if self._pointwise_ready else _never
 
     def scan(self, kind: str, *arrays: Any) -> None:
-        """Rows are divided among threads, packed sequences too, columns are not."""
+        """Rows are divided among threads, packed sequences too, and columns where the backend can walk some of them."""
         work, offsets = self.module.scan, arrays[13]
-        n = len(arrays[0]) if offsets is None else len(offsets) - 1
-        count = threads.parts(n, 1, arrays[0].size) if arrays[10] == "NT" else 1
+        n, grain = len(arrays[0]) if offsets is None else len(offsets) - 1, 1
+        columns = arrays[10] == "TN" and hasattr(self.module, "scan_columns")
+        if columns:
+            n, grain = arrays[0].shape[1], COLUMNS
+        count = threads.parts(n, grain, arrays[0].size) if columns or arrays[10] == "NT" else 1
         if count == 1:
             work(kind, *arrays)
+        elif columns:
+            threads.run(lambda a, b: self.module.scan_columns(kind, *arrays, a, b), n, grain, count)
         elif offsets is None:
             threads.run(lambda a, b: work(kind, *(cut(x, a, b) for x in arrays)), n, 1, count)
         else:

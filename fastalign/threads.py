@@ -93,6 +93,11 @@ def parts(n: int, grain: int, work: int) -> int:
     return min(get_num_threads(), -(-n // grain), work // (WORTH_SHARING // 2))
 
 
+def alone(work: int) -> bool:
+    """Whether a call of so many elements stays in its own thread."""
+    return work < WORTH_SHARING or get_num_threads() == 1 or threading.current_thread() is not threading.main_thread()
+
+
 def run(body: Callable[[int, int], None], n: int, grain: int, count: int) -> None:
     """body(a, b) for ``count`` ranges that cover range(n), cut at multiples of ``grain``."""
     grains = -(-n // grain)

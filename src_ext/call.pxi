@@ -35,7 +35,6 @@ cdef class Call:
         """The whole call, if all arrays are plain, of one shape and dtype and of fewer elements than ``limit``."""
         cdef fa_pointwise work
         cdef plain_array first, kept
-        cdef plain_array[FA_RESULTS] places
         cdef Py_ssize_t n
         cdef int k
         cdef tuple outputs

@@ -152,7 +152,7 @@ def test_what_needs_no_cast_is_refused_with_the_same_words(name):
         gae(*arguments, **options)
 
 
-def test_many_rows_are_divided_and_columns_are_not(threads, monkeypatch):
+def test_many_rows_and_columns_are_divided(threads, monkeypatch):
     from fastalign import threads as pool
 
     seen = []
@@ -160,12 +160,28 @@ def test_many_rows_are_divided_and_columns_are_not(threads, monkeypatch):
     monkeypatch.setattr(pool, "run", lambda body, n, grain, count: (seen.append(n), run(body, n, grain, count)))
     monkeypatch.setattr("fastalign.threads.WORTH_SHARING", 100)
     threads(2)
-    for layout, parts in (("TN", []), ("NT", [10])):
-        given = streams((10, 20), layout, np.float32, "none")
+    for layout, parts in (("TN", [200]), ("NT", [10])):
+        given = streams((10, 200), layout, np.float32, "none")
         want = gae(**given, backend="numpy")
         seen.clear()
-        close(gae(**given), want, np.float32)
+        close(gae(**given, backend="cython"), want, np.float32)
         assert seen == parts
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(7, 64), (7, 65), (5, 129), (200, 130), (1, 300)])
+def test_columns_do_not_depend_on_the_threads(shape, dtype, option, threads, monkeypatch):
+    given = streams(shape, "TN", dtype, option)
+    want = gae(**given, backend="cython")
+    monkeypatch.setattr("fastalign.threads.WORTH_SHARING", 2)
+    for count in (2, 3):
+        threads(count)
+        got = gae(**given, backend="cython")
+        np.testing.assert_array_equal(got, want)
+        out = tuple(np.full(shape, 7, dtype) for _ in range(2))
+        assert gae(**given, backend="cython", out=out) is not None
+        np.testing.assert_array_equal(out, want)
 
 
 # ---- packed sequences ----------------------------------------------------------------------------------------------

@@ -31,6 +31,12 @@ And, where a row's loss and gradient are computed while it is in the cache,
 policy_rows(loss_type, logits, kind, tokens, mask, scale, old, advantages, logp, entropy, out, params, grad_entropy,
             partials, few)
 
+And, where columns can be divided among threads,
+
+scan_columns(..., first, last)
+
+scan, of layout "TN", of the streams from first to last.
+
 Arrays are C-contiguous; what is absent is None.  Logits of kind f16 and bf16 are uint16 bit patterns.  Masks are uint8,
 1 = counts; what is masked is not read, and 0 is written there.  partials[k] holds the tallies of elements
 k·BLOCK … (k+1)·BLOCK − 1, so that sums do not depend on how the work was divided; of policy_rows those of

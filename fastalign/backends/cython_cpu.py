@@ -136,6 +136,11 @@ def scan(*arguments: Any) -> None:
     core().scan(*arguments)
 
 
+def scan_columns(*arguments: Any) -> None:
+    """scan, of layout "TN", of the streams between the last two arguments."""
+    core().scan(*arguments)
+
+
 def group_reduce(*arguments: Any) -> None:
     core().group_reduce(*arguments)
 
