@@ -6,7 +6,7 @@ import numpy as np
 
 from . import arrays, threads
 from .arrays import Array
-from .dispatch import Engine, choose, extension
+from .dispatch import CHEAP, Engine, choose, extension
 
 
 class _Streams:
@@ -133,9 +133,9 @@ def _outputs(
     return given
 
 
-def _alone(rewards: Array) -> bool:
+def _alone(rewards: Array, layout: str) -> bool:
     """One stream, or too few elements to be divided among threads."""
-    return rewards.ndim == 1 or threads.alone(rewards.size)
+    return rewards.ndim == 1 or threads.alone(rewards.size // CHEAP if layout == "TN" else rewards.size)
 
 
 def gae(
@@ -181,7 +181,7 @@ def gae(
     >>> gae([1.0, 1.0, 3.0], [0.0, 0.0, 0.0], [0, 0, 0], cu_seqlens=[0, 2, 3], gamma=0.5, lam=1.0)[0].tolist()
     [1.5, 1.0, 3.0]
     """
-    plain = type(rewards) is np.ndarray and values is not None and cu_seqlens is None and _alone(rewards)
+    plain = type(rewards) is np.ndarray and values is not None and cu_seqlens is None and _alone(rewards, layout)
     core = extension(backend) if plain else None
     if core is not None:
         optional = next_values, final_values, last_values, terminated, truncated, mask
@@ -224,7 +224,7 @@ def discounted_returns(
     [1.5, 1.0, 2.0]
     """
     given = None if out is None else (out,)
-    plain = type(rewards) is np.ndarray and cu_seqlens is None and _alone(rewards)
+    plain = type(rewards) is np.ndarray and cu_seqlens is None and _alone(rewards, layout)
     core = extension(backend) if plain else None
     if core is not None:
         optional = next_values, final_values, last_values, terminated, truncated, None

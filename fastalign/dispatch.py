@@ -23,6 +23,7 @@ from .rules.row import row_trusted
 MODULES = {"cython": "cython_cpu", "numba": "numba_cpu", "numpy": "reference", "cuda": "numba_cuda"}
 AUTOMATIC = ("cython", "numba", "numpy")
 COLUMNS = 64  # of float32 or of flags, a whole number of cache lines: threads share none of them
+CHEAP = 4  # steps of streams side by side for one elsewhere: 128 x 4096, one thread 250 us, two 275; x 8192, 470, 360
 FEW_ROWS = 64  # below, whole rows may leave threads idle
 
 # Positions of the arrays a function writes.
@@ -214,14 +215,8 @@ class Engine:
             return
 
         def part(a: int, b: int) -> None:
-            some = (
-                cut(inputs, a, b),
-                cut(mask, a, b),
-                params,
-                cut(outputs, a, b),
-                partials[a // BLOCK : -(-b // BLOCK)],
-            )
-            work(family, kind, *some)
+            tallies = partials[a // BLOCK : -(-b // BLOCK)]
+            work(family, kind, cut(inputs, a, b), cut(mask, a, b), params, cut(outputs, a, b), tallies)
 
         threads.run(part, n, BLOCK, count)
 
@@ -232,11 +227,11 @@ class Engine:
     def scan(self, kind: str, *arrays: Any) -> None:
         """Rows are divided among threads, packed sequences too, and columns where the backend can walk some of them."""
         work, offsets = self.module.scan, arrays[13]
-        n, grain = len(arrays[0]) if offsets is None else len(offsets) - 1, 1
         columns = arrays[10] == "TN" and hasattr(self.module, "scan_columns")
-        if columns:
-            n, grain = arrays[0].shape[1], COLUMNS
-        count = threads.parts(n, grain, arrays[0].size) if columns or arrays[10] == "NT" else 1
+        n = arrays[0].shape[1] if columns else len(arrays[0]) if offsets is None else len(offsets) - 1
+        grain = COLUMNS if columns else 1
+        size = arrays[0].size // CHEAP if columns else arrays[0].size
+        count = threads.parts(n, grain, size) if columns or arrays[10] == "NT" else 1
         if count == 1:
             work(kind, *arrays)
         elif columns:
