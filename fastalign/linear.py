@@ -61,7 +61,7 @@ class LinearGradients(NamedTuple):
     """What ``linear_log_probs_grad`` returns, in the shapes of hidden, weight and bias."""
 
     grad_hidden: Array
-    grad_weight: Array
+    grad_weight: Array | None
     grad_bias: Array | None
 
 
@@ -79,6 +79,7 @@ def linear_log_probs_grad(
     temperature: float = 1.0,
     mask: Array | None = None,
     ignore_index: int | None = None,
+    frozen: bool = False,
     max_bytes: int = MAX_BYTES,
     backend: str | None = None,
 ) -> LinearGradients:
@@ -91,7 +92,8 @@ def linear_log_probs_grad(
     where max_bytes holds few of these, the forward pass again.  Arguments, masks and errors as in ``linear_log_probs``
     and ``token_log_probs_grad``.  Gradients are float64 where hidden or weight is, else float32, also of halves, and
     that of weight is summed in it.  Rows that do not count are not read and get 0; a row without probabilities gives
-    NaN to its own gradient and, being a term of every sum, to those of weight and bias.
+    NaN to its own gradient and, being a term of every sum, to those of weight and bias.  frozen: weight and bias are
+    not trained; their gradients are None, and a product is saved.
 
     >>> import numpy as np
     >>> from fastalign import linear_log_probs_grad
@@ -107,7 +109,7 @@ def linear_log_probs_grad(
         raise TypeError("grad_logp is None; expected an array")
     taken = {name: None if x is None else side.rows.values(name, x) for name, x in named.items()}
     slopes = {name: taken[name] for name in ("grad_logp", "grad_lse", "grad_entropy")}
-    gradients = Gradients(linear.projection)
+    gradients = Gradients(linear.projection, frozen)
     grad_hidden = _log_probs_backward(linear, side, slopes, taken["lse"], taken["entropy"], gradients)
     return LinearGradients(grad_hidden, *gradients.results())
 
@@ -138,7 +140,7 @@ class LinearPolicyLoss(NamedTuple):
 
     loss: float
     grad_hidden: Array
-    grad_weight: Array
+    grad_weight: Array | None
     grad_bias: Array | None
     logp: Array
     metrics: dict[str, float]
@@ -161,6 +163,7 @@ def linear_policy_loss(
     clip_high: float | None = None,
     log_ratio_clamp: float | None = 20.0,
     aggregation: str = "token_mean",
+    frozen: bool = False,
     max_bytes: int = MAX_BYTES,
     backend: str | None = None,
 ) -> LinearPolicyLoss:
@@ -168,10 +171,10 @@ def linear_policy_loss(
 
     logp = log softmax((h Wᵀ + b) / T)[token],   loss = policy_loss(logp, old, A) − c · mean H,   ∂loss/∂h, ∂W, ∂b
 
-    hidden, weight, bias, tokens, max_bytes, precision and repeatability as in ``linear_log_probs`` and its gradient;
-    the loss, its options, metrics, masks, special values and errors as in ``policy_loss_from_logits``.  As many whole
-    rows of logits as max_bytes holds are there at a time, from the product to the gradients; where it holds fewer than
-    48, narrower tiles are computed twice.
+    hidden, weight, bias, tokens, frozen, max_bytes, precision and repeatability as in ``linear_log_probs`` and
+    ``linear_log_probs_grad``; the loss, its options, metrics, masks, special values and errors as in
+    ``policy_loss_from_logits``.  As many whole rows of logits as max_bytes holds are there at a time, from the product
+    to the gradients; where it holds fewer than 48, narrower tiles are computed twice.
 
     >>> import numpy as np
     >>> from fastalign import linear_policy_loss
@@ -186,7 +189,7 @@ def linear_policy_loss(
     side = prepare_side(linear, h, tokens, mask, ignore_index)
     rows, real = side.rows, linear.projection.real
     others = rows.values("old_log_probs", old_log_probs), rows.values("advantages", advantages)
-    n, gradients = rows.n, Gradients(linear.projection)
+    n, gradients = rows.n, Gradients(linear.projection, frozen)
     share = 1.0 / n if n and options.mean else 1.0
     logp, lse, grad = (np.empty(n, real) for _ in range(3))
     spread, pull = (np.empty(n, real), np.full(n, -coef * share, real)) if coef else (None, None)
@@ -228,7 +231,7 @@ class LinearPreferenceLoss(NamedTuple):
     loss: float
     grad_chosen_hidden: Array
     grad_rejected_hidden: Array
-    grad_weight: Array
+    grad_weight: Array | None
     grad_bias: Array | None
     chosen_logps: Array
     rejected_logps: Array
@@ -257,6 +260,7 @@ def linear_dpo_loss(
     loss_type: str = "sigmoid",
     beta: float = 0.1,
     label_smoothing: float = 0.0,
+    frozen: bool = False,
     max_bytes: int = MAX_BYTES,
     backend: str | None = None,
 ) -> LinearPreferenceLoss:
@@ -265,10 +269,10 @@ def linear_dpo_loss(
     log π(y) = Σₜ log softmax((hₜ Wᵀ + b) / T)[tokenₜ], or its mean,   loss = preference_loss(log π),   ∂loss/∂h, ∂W, ∂b
 
     Per side, chosen and rejected: hidden (batch, length, H) with tokens and mask (batch, length), of lengths that may
-    differ; or packed, hidden (N, H) with tokens and mask (N,) and cu_seqlens (batch + 1).  weight, bias, max_bytes,
-    precision and repeatability as in ``linear_log_probs`` and its gradient; the loss, its options, metrics, masks,
-    special values and errors as in ``dpo_loss_from_logits``.  The logits are computed twice, tile by tile: a pair's
-    slope needs the sums of both its sequences.
+    differ; or packed, hidden (N, H) with tokens and mask (N,) and cu_seqlens (batch + 1).  weight, bias, frozen,
+    max_bytes, precision and repeatability as in ``linear_log_probs`` and ``linear_log_probs_grad``; the loss, its
+    options, metrics, masks, special values and errors as in ``dpo_loss_from_logits``.  The logits are computed twice,
+    tile by tile: a pair's slope needs the sums of both its sequences.
 
     >>> import numpy as np
     >>> from fastalign import linear_dpo_loss
@@ -299,7 +303,7 @@ def linear_dpo_loss(
 
     logps = [side.forward() for side in sides]
     result = preference_loss(*logps, *references, **options, backend=backend)
-    gradients = Gradients(linear.projection)
+    gradients = Gradients(linear.projection, frozen)
     chosen = sides[0].backward(result.grad_chosen, gradients)
     rejected = sides[1].backward(result.grad_rejected, gradients)
     rewards = result.chosen_rewards, result.rejected_rewards

@@ -187,15 +187,18 @@ class Projection:
 
 
 class Gradients:
-    """Of weight and bias, summed over all tiles in float32 or float64, never in half precision."""
+    """Of weight and bias, summed over all tiles in float32 or float64, never in half precision; none of frozen ones."""
 
-    def __init__(self, projection: Projection) -> None:
-        self.projection, self.fresh = projection, True
-        self.weight = np.empty((projection.vocabulary, projection.features), projection.real)
-        self.bias = None if projection.bias is None else np.zeros(projection.vocabulary)
+    def __init__(self, projection: Projection, frozen: bool) -> None:
+        self.projection, self.frozen, self.fresh = projection, frozen, True
+        shape = (0, 0) if frozen else (projection.vocabulary, projection.features)
+        self.weight = np.empty(shape, projection.real)
+        self.bias = None if frozen or projection.bias is None else np.zeros(projection.vocabulary)
 
     def add(self, grad: np.ndarray, hidden: np.ndarray, start: int, stop: int) -> None:
         """gradᵀ · hidden, of the columns start to stop; ``fresh``: the first of these rows."""
+        if self.frozen:
+            return
         if self.bias is not None:
             self.bias[start:stop] += np.matmul(np.ones(len(grad), grad.dtype), grad)
         if self.fresh:
@@ -207,7 +210,9 @@ class Gradients:
             some = grad[:, a - start : b - start]
             self.weight[a:b] += np.matmul(some.T, hidden, out=self.projection.spare(b - a))
 
-    def results(self) -> tuple[np.ndarray, np.ndarray | None]:
+    def results(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        if self.frozen:
+            return None, None
         if self.fresh:  # no row counted
             self.weight[...] = 0
         return self.weight, None if self.bias is None else self.bias.astype(self.projection.real)

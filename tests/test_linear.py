@@ -616,3 +616,22 @@ def test_bad_pairs(change, error, text):
         given |= {f"{side}_hidden": np.zeros((2, 2, FEATURES)), f"{side}_tokens": np.zeros((2, 2), int)}
     with pytest.raises(error, match=text):
         linear_dpo_loss(**(given | change), weight=WEIGHT)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("max_bytes", [1, 1 << 24])
+def test_frozen_weights_have_no_gradient_and_change_nothing_else(width, max_bytes, biased):
+    hidden, weight, tokens, bias = inputs(np.float32, 24)
+    bias = bias if biased else None
+    some = slopes(24, np.float32)["grad_logp"]
+    three = hidden.reshape(2, 12, FEATURES), tokens.reshape(2, 12)
+    calls = (
+        lambda **o: linear_log_probs_grad(hidden, weight, tokens, some, bias, **o),
+        lambda **o: linear_policy_loss(hidden, weight, tokens, some, some, bias, **o),
+        lambda **o: linear_dpo_loss(*three, *three, weight, bias=bias, **o),
+    )
+    for call in calls:
+        whole, part = (call(max_bytes=max_bytes, frozen=frozen)._asdict() for frozen in (False, True))
+        assert whole.pop("grad_weight") is not None and part.pop("grad_weight") is None
+        assert (whole.pop("grad_bias") is not None) == biased and part.pop("grad_bias") is None
+        np.testing.assert_equal(part, whole)
