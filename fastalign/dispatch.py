@@ -150,10 +150,6 @@ def extension(backend: str | None) -> Any:
 _extension: Any = None  # of the automatic choice; False: it is not there
 
 
-def _never(*_: Any) -> None:
-    """Nothing is ready for a backend that checks nothing itself."""
-
-
 def cut(x: Any, a: int, b: int) -> Any:
     if isinstance(x, np.ndarray):
         return x[a:b]
@@ -167,8 +163,6 @@ class Engine:
 
     def __init__(self, name: str, module: ModuleType) -> None:
         self.name, self.module = name, module
-        # Whole calls of arrays that need no preparation, where the backend has that.
-        self._pointwise_ready = getattr(module, "pointwise_ready", None)
 
     def empty(self, shape: Any, dtype: Any, like: Any = None) -> Any:
         return np.empty(shape, dtype)
@@ -219,10 +213,6 @@ class Engine:
             work(family, kind, cut(inputs, a, b), cut(mask, a, b), params, cut(outputs, a, b), tallies)
 
         threads.run(part, n, BLOCK, count)
-
-    def ready(self, rule: Any) -> Any:
-        """What takes a pointwise rule's whole call, and returns None if that needs preparation."""
-        return self._pointwise_ready(rule) if self._pointwise_ready else _never
 
     def scan(self, kind: str, *arrays: Any) -> None:
         """Rows are divided among threads, packed sequences too, and columns where the backend can walk some of them."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import arrays, threads
 from .arrays import Array
-from .dispatch import Engine, automatic, choose
+from .dispatch import Engine, choose, extension
 from .rules import FAMILIES
 
 # Arguments that may be None, for zeros, and are then the last ones.
@@ -27,9 +27,10 @@ class Rule:
     """One rule with its options checked, called with arrays: (loss, output, …, metrics).
 
     ``names`` are the caller's for the inputs; None is zeros where it may be given.  The first ``wanted`` outputs are
-    computed.  ``weight`` is the rule's last parameter, and multiplies the loss; None is 1 / n, for a mean over the n
-    elements that count.  ``rates`` names the metrics: the loss by 0, means of the other sums and peaks by their place
-    among the tallies; None leaves the metrics out.  ``result`` is the tuple's type.
+    computed, into ``out`` (an array, or a tuple of several) if that is given.  ``weight`` is the rule's last parameter,
+    and multiplies the loss; None is 1 / n, for a mean over the n elements that count.  ``rates`` names the metrics: the
+    loss by 0, means of the other sums and peaks by their place among the tallies; None leaves the metrics out.
+    ``result`` is the tuple's type.
     """
 
     def __init__(
@@ -47,27 +48,30 @@ class Rule:
         self.family, self.kind, self.names, self.options, self.wanted = family, kind, names, options, wanted
         self.weight, self.rates, self.result = weight, rates, result
         self.required = len([name for name in names if name not in OPTIONAL])
-        self.ready: Callable[..., Any] = self._look_for_ready
+        self.call: Callable[..., Any] = self._first_call  # (arrays, mask, out, backend)
+        self._calls: dict[Any, Any] = {}
 
-    def call(self, given: tuple[Any, ...], mask: Any, out: Any, backend: str | None) -> Any:
-        """Into ``out`` (an array, or a tuple of several) if that is given."""
-        if backend is None:
-            done = self.ready(given, mask, out, threads.WORTH_SHARING)
-            if done is not None:
-                return done
+    def _first_call(self, given: tuple[Any, ...], mask: Any, out: Any, backend: str | None) -> Any:
+        """Where the extension computes, it is called at once from now on, and calls ``chosen`` if need be."""
+        core = extension(None) if backend is None and type(given[0]) is np.ndarray else None
+        if core is None:
+            return self.chosen(given, mask, out, backend)
+        self.call = self._of(core).call
+        return self.call(given, mask, out, backend)
+
+    def _of(self, core: Any) -> Any:
+        """What takes whole calls in that build of the extension."""
+        if core not in self._calls:
+            numbers = self.options, self.weight, self.required, self.wanted
+            self._calls[core] = core.Call(self.family, self.kind, *numbers, self.rates, self.result, self.chosen)
+        return self._calls[core]
+
+    def chosen(self, given: tuple[Any, ...], mask: Any, out: Any, backend: str | None) -> Any:
+        """By the backend that the arguments, the environment and the arrays choose."""
         engine = choose(backend, *given)
-        if backend is not None and engine.on_host:
-            done = engine.ready(self)(given, mask, out, threads.WORTH_SHARING)
-            if done is not None:
-                return done
-        return self._prepared(engine, given, mask, out)
-
-    def _look_for_ready(self, given: tuple[Any, ...], *rest: Any) -> Any:
-        """The first call: from now on the extension is asked at once."""
-        if threads.environment("FASTALIGN_BACKEND") not in ("", "cython") or type(given[0]) is not np.ndarray:
-            return None
-        self.ready = automatic().ready(self)
-        return self.ready(given, *rest)
+        core = extension(backend) if backend is not None else None
+        done = None if core is None else self._of(core).ready(given, mask, out, threads.WORTH_SHARING)
+        return done if done is not None else self._prepared(engine, given, mask, out)
 
     def _prepared(self, engine: Engine, given: tuple[Any, ...], mask: Any, out: Any) -> Any:
         like, total = given[0], len(FAMILIES[self.family].outputs)

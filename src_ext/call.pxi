@@ -7,7 +7,7 @@ A call that is not plain, or wrong, is given back as None before anything was wr
 cdef class Call:
     """One pointwise rule with checked options: of arrays that need no preparation, what fastalign's Rule returns.
 
-    ``rates`` are (name, tally) pairs, or None: no metrics.
+    ``rates`` are (name, tally) pairs, or None: no metrics.  All other calls go to ``otherwise``.
     """
     cdef const fa_kind *kind
     cdef double[FA_PARAMS] params
@@ -16,10 +16,11 @@ cdef class Call:
     cdef int options, required, wanted
     cdef tuple rates
     cdef int[FA_RESULTS] tally
-    cdef object result
+    cdef object result, otherwise
 
-    def __init__(self, str family, str kind, tuple options, weight, int required, int wanted, tuple rates, result):
-        self.kind, self.rates, self.result = find_kind(family, kind), None, result
+    def __init__(self, str family, str kind, tuple options, weight, int required, int wanted, tuple rates, result,
+                 otherwise):
+        self.kind, self.rates, self.result, self.otherwise = find_kind(family, kind), None, result, otherwise
         self.options, self.required, self.wanted = len(options), required, wanted
         self.mean, self.weight = weight is None, 1.0 if weight is None else weight
         if self.options >= FA_PARAMS or wanted > self.kind.outputs or (rates is not None and len(rates) > FA_RESULTS):
@@ -31,7 +32,12 @@ cdef class Call:
             for k, (_, tally) in enumerate(rates):
                 self.tally[k] = tally
 
-    def ready(self, tuple given, mask, out, Py_ssize_t limit):
+    def call(self, tuple given, mask, out, backend):
+        """As Rule.call, whose place it takes once it is known that this extension computes."""
+        done = self.ready(given, mask, out, pool.WORTH_SHARING) if backend is None else None
+        return done if done is not None else self.otherwise(given, mask, out, backend)
+
+    cpdef object ready(self, tuple given, mask, out, Py_ssize_t limit):
         """The whole call, if all arrays are plain, of one shape and dtype and of fewer elements than ``limit``."""
         cdef fa_pointwise work
         cdef plain_array first, kept

@@ -10,6 +10,8 @@ from libc.stddef cimport ptrdiff_t
 from libc.stdlib cimport free, getenv, malloc
 from libc.string cimport memcmp, memcpy, memset, strcmp
 
+from fastalign import threads as pool
+
 cnp.import_array()
 
 cdef extern from "rules.h" nogil:

@@ -57,7 +57,7 @@ cdef bint asked_elsewhere() noexcept:
 
 
 cdef object new_array(const plain_array *like):
-    return cnp.PyArray_EMPTY(like.ndim, <cnp.npy_intp *> like.shape, like.type, 0)
+    return cnp.PyArray_SimpleNew(like.ndim, <cnp.npy_intp *> like.shape, like.type)
 
 
 cdef tuple new_arrays(int count, const plain_array *like):
@@ -65,14 +65,16 @@ cdef tuple new_arrays(int count, const plain_array *like):
     every call (four of 4 MB: 6.8 ms instead of 2.4 for a whole DPO loss)."""
     cdef cnp.npy_intp[MOST_AXES + 1] shape
     cdef int k
+    cdef tuple made
     if count > 1 and like.size > ONE_PIECE and like.ndim <= MOST_AXES:
         shape[0] = count
         for k in range(like.ndim):
             shape[1 + k] = like.shape[k]
-        return tuple(cnp.PyArray_EMPTY(like.ndim + 1, shape, like.type, 0))
-    if count == 1:
-        return (new_array(like),)
-    return tuple([new_array(like) for _ in range(count)])
+        return tuple(cnp.PyArray_SimpleNew(like.ndim + 1, shape, like.type))
+    made = PyTuple_New(count)
+    for k in range(count):
+        put(made, k, new_array(like))
+    return made
 
 
 cdef enum:

@@ -139,7 +139,7 @@ cdef bint takes_gradient(out, logits, const plain_rows *rows, tuple others) noex
 
 
 cdef object like_tokens(const plain_rows *rows, int type_):
-    return cnp.PyArray_EMPTY(rows.tokens.ndim, <cnp.npy_intp *> rows.tokens.shape, type_, 0)
+    return cnp.PyArray_SimpleNew(rows.tokens.ndim, <cnp.npy_intp *> rows.tokens.shape, type_)
 
 
 cdef void walk_rows(row_loop loop, const row_work *work):

@@ -14,7 +14,6 @@ from fastalign import (
     preference_loss,
     reward_model_loss,
 )
-from fastalign.backends import cython_cpu
 
 RNG = np.random.default_rng(4)
 
@@ -72,12 +71,8 @@ def test_a_call_taken_whole_has_the_bits_of_one_that_is_not(monkeypatch, case, d
     some = inputs(reads, (9000,), dtype)
     want, numbers = flat(call(*some, backend="cython"))
     asked = []
-    monkeypatch.setattr(cython_cpu, "pointwise_ready", lambda rule: lambda *_: asked.append(1))
-    from fastalign import dispatch
-
-    dispatch._engine.cache_clear()
+    monkeypatch.setattr("fastalign.elementwise.extension", lambda backend: asked.append(1))
     got, told = flat(call(*some, backend="cython"))
-    dispatch._engine.cache_clear()
     assert asked
     np.testing.assert_array_equal(got, want)
     np.testing.assert_array_equal(told, numbers)
@@ -95,12 +90,8 @@ def test_a_masked_call_taken_whole_has_the_bits_of_one_that_is_not(monkeypatch, 
     mask = {"some": RNG.random(n) < 0.5, "all": np.ones(n, bool), "none": np.zeros(n, bool)}[kept].astype(dtype)
     some[0][mask == 0] = np.nan  # is not read
     got, told = flat(call(*some, mask=mask))
-    monkeypatch.setattr(cython_cpu, "pointwise_ready", lambda rule: lambda *_: None)
-    from fastalign import dispatch
-
-    dispatch._engine.cache_clear()
+    monkeypatch.setattr("fastalign.elementwise.extension", lambda backend: None)
     want, numbers = flat(call(*some, mask=mask, backend="cython"))
-    dispatch._engine.cache_clear()
     np.testing.assert_array_equal(got, want)
     np.testing.assert_array_equal(told, numbers)
 

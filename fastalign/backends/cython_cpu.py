@@ -5,7 +5,7 @@ other formulas than those in fastalign/rules is refused.
 """
 
 import os
-from functools import cache, lru_cache
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -118,18 +118,6 @@ def policy_rows(*arguments: Any) -> None:
 
 def pointwise(*arguments: Any) -> None:
     core().pointwise(*arguments)
-
-
-def pointwise_ready(rule: Any) -> Any:
-    """The whole call of a rule, by the build in use."""
-    return _calls(core(), rule)
-
-
-@lru_cache(256)
-def _calls(build: ModuleType, rule: Any) -> Any:
-    r = rule
-    call = build.Call(r.family, r.kind, r.options, r.weight, r.required, r.wanted, r.rates, r.result)
-    return call.ready
 
 
 def scan(*arguments: Any) -> None:
