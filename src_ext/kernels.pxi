@@ -41,10 +41,14 @@ cdef extern from "vecmath.h" nogil:
     double fa_expm1(double x) noexcept
     double fa_log(double x) noexcept
     double fa_log1p(double x) noexcept
+    double fa_exp_of_minus(double x) noexcept
+    double fa_log1p_unit(double x) noexcept
     float fa_exp_single(float x) noexcept
     float fa_expm1_single(float x) noexcept
     float fa_log_single(float x) noexcept
     float fa_log1p_single(float x) noexcept
+    float fa_exp_of_minus_single(float x) noexcept
+    float fa_log1p_unit_single(float x) noexcept
 
 cdef extern from "rows.h" nogil:
     enum:
@@ -359,8 +363,11 @@ def group_spread(grad, const long long[::1] offsets, const unsigned char[::1] ma
         spread_double(grad, offsets, mask, mean, counts, out)
 
 
+VECMATH = ("exp", "expm1", "log", "log1p", "exp_of_minus", "log1p_unit")
+
+
 def vecmath_values(str name, x, out):
-    """The build's own exp, expm1, log or log1p of float64 or float32 arrays, for the tests."""
+    """The build's own function of float64 or float32 arrays, for the tests."""
     if x.dtype.itemsize == 4:
         vecmath_single(name, x, out)
     else:
@@ -369,15 +376,17 @@ def vecmath_values(str name, x, out):
 
 cdef vecmath_double(str name, const double[::1] x, double[::1] out):
     cdef Py_ssize_t i
-    cdef int which = ("exp", "expm1", "log", "log1p").index(name)
+    cdef int which = VECMATH.index(name)
     for i in range(x.shape[0]):
         out[i] = (fa_exp(x[i]) if which == 0 else fa_expm1(x[i]) if which == 1 else
-                  fa_log(x[i]) if which == 2 else fa_log1p(x[i]))
+                  fa_log(x[i]) if which == 2 else fa_log1p(x[i]) if which == 3 else
+                  fa_exp_of_minus(x[i]) if which == 4 else fa_log1p_unit(x[i]))
 
 
 cdef vecmath_single(str name, const float[::1] x, float[::1] out):
     cdef Py_ssize_t i
-    cdef int which = ("exp", "expm1", "log", "log1p").index(name)
+    cdef int which = VECMATH.index(name)
     for i in range(x.shape[0]):
         out[i] = (fa_exp_single(x[i]) if which == 0 else fa_expm1_single(x[i]) if which == 1 else
-                  fa_log_single(x[i]) if which == 2 else fa_log1p_single(x[i]))
+                  fa_log_single(x[i]) if which == 2 else fa_log1p_single(x[i]) if which == 3 else
+                  fa_exp_of_minus_single(x[i]) if which == 4 else fa_log1p_unit_single(x[i]))

@@ -22,6 +22,8 @@ OPERATORS = {
 }  # fmt: skip
 MATH = ("exp", "expm1", "log", "log1p")  # vecmath.h's own
 LIBM = ("sqrt", "tanh", "erf", "sin", "cos")  # scalar calls but for sqrt: a loop with one of these does not vectorise
+# Rules of elementary.py that vecmath.h has a shorter way to compute, for the arguments that they are meant for.
+SHORTER = ("exp_of_minus", "log1p_unit")
 FUNCTION = """FA_INLINE {result} {name}({parameters})
 {{
 {body}
@@ -95,7 +97,7 @@ class Rule:
             return f"(REAL){function.attr}({{}})"
         if isinstance(function, ast.Name):
             name = self.rule if function.id == "rule" else function.id
-            return "MATH(abs)({})" if name == "abs" else f"{c_name(name)}({{}})"
+            return f"MATH({name})({{}})" if name in ("abs", *SHORTER) else f"{c_name(name)}({{}})"
         raise self.unknown(function)
 
     def unknown(self, node: ast.AST) -> SyntaxError:
@@ -118,7 +120,8 @@ def members(count: int) -> str:
 # Sums and peaks run in FA_LANES lanes in registers: inner loops of that length vectorise without reassociation, and
 # with the same bits for every instruction set's number of lanes.  A peak's comparison passes NaN by: they are seen in
 # the sum of the same number, if the frame has one (infinities of both signs would make it NaN, too), or counted.
-# The loop is a function of its own for its restrict, which gcc honours in parameters, not in variables.
+# The loop is a function of its own for its restrict, which gcc honours in parameters, not in variables.  FA_BESIDE: see
+# rules.h.
 STEP = """static FA_APART void NAME(loop_{name})({pointers}, ptrdiff_t n,
     const double *p, double lanes[][FA_LANES])
 {{
@@ -171,10 +174,13 @@ def step(name: str, shape, frame: ast.FunctionDef) -> str:
     for k in peaks:
         seen = f"t{summed[k]}[l] != t{summed[k]}[l]" if k in summed else f"nan{k}[l] > 0"
         tally.append(f"lanes[{k}][l] = fa_peak({seen} ? (double)NAN : (double)t{k}[l], lanes[{k}][l]);")
+    take.append("FA_BESIDE(beside[l]++;)")
+    tally.append("FA_BESIDE(lanes[0][l] += beside[l] < 0 ? 1.0 : 0.0;)")
     clear = [f"REAL t{k}[FA_LANES];" for k in tallies] + [f"REAL nan{k}[FA_LANES];" for k in counted]
+    clear.append("FA_BESIDE(short beside[FA_LANES];)")
     clear.append("for (int l = 0; l < FA_LANES; l++) {")
     clear += [f"    t{k}[l] = {'0' if k < sums else '-(REAL)INFINITY'};" for k in tallies]
-    clear += [f"    nan{k}[l] = 0;" for k in counted] + ["}"]
+    clear += [f"    nan{k}[l] = 0;" for k in counted] + ["    FA_BESIDE(beside[l] = 0;)", "}"]
     return STEP.format(
         name=name,
         result=values(outputs + shape.tallies),
@@ -224,7 +230,7 @@ class Rules:
         elements = self.elements()
         parts = [f"/* {NOTE} */"]
         parts += [f"typedef struct {{ REAL {members(n)}; }} {values(n)};" for n in self.counts]
-        parts += [Rule(node, name).text() for name, node in self.plain.items()]
+        parts += [Rule(node, name).text() for name, node in self.plain.items() if name not in SHORTER]
         for name, (rule, frame) in elements.items():
             parts.append(Rule(frame, f"element_{name}", rule).text())
             parts.append(step(name, self.families[name.split("_")[0]], frame))

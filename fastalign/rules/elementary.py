@@ -1,11 +1,24 @@
-"""Stable building blocks.  Comparisons are ternaries, not min and max: so every compiler treats NaN alike."""
+"""Stable building blocks.  Comparisons are ternaries, not min and max: so every compiler treats NaN alike.
+
+exp_of_minus and log1p_unit are named for what a backend may know of their arguments: vecmath.h computes them shorter.
+"""
 
 import math
 
 
+def exp_of_minus(x: float) -> float:
+    """exp(−|x|)."""
+    return math.exp(-abs(x))
+
+
+def log1p_unit(x: float) -> float:
+    """log(1 + x), for 0 ≤ x ≤ 1 or NaN: what follows exp_of_minus."""
+    return math.log1p(x)
+
+
 def softplus(x: float) -> float:
     """log(1 + exp(x)) without overflow."""
-    return (0.0 if x < 0.0 else x) + math.log1p(math.exp(-abs(x)))
+    return (0.0 if x < 0.0 else x) + log1p_unit(exp_of_minus(x))
 
 
 def sigmoid(x: float) -> float:
@@ -13,7 +26,7 @@ def sigmoid(x: float) -> float:
 
     Divided before it is selected: sigmoid(x) and sigmoid(-x) then share one division.
     """
-    z = math.exp(-abs(x))
+    z = exp_of_minus(x)
     q = 1.0 / (1.0 + z)
     return z * q if x < 0.0 else q
 

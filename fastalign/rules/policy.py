@@ -15,11 +15,13 @@ def policy_ppo(
     """
     log_ratio = log_prob - old_log_prob
     ratio = math.exp(clamp(log_ratio, -log_ratio_clamp, log_ratio_clamp))
-    bounded = clamp(ratio, 1.0 - clip_low, 1.0 + clip_high)
-    # Positive where the clipped branch is the minimum; NaN, of ∞ · 0, where A = 0 must select the finite branch.
-    gain = (ratio - bounded) * advantage
-    value = -(ratio if gain <= 0.0 else bounded) * advantage
-    slope = 0.0 if gain > 0.0 else (0.0 if abs(log_ratio) > log_ratio_clamp else value)
+    descent = -advantage
+    free = ratio * descent
+    clipped = clamp(ratio, 1.0 - clip_low, 1.0 + clip_high) * descent
+    # Of ∞ · 0, which is NaN, and a number, the number.
+    value = free if free > clipped else clipped
+    flowing = 0.0 if abs(log_ratio) > log_ratio_clamp else value
+    slope = 0.0 if free < clipped else flowing
     return value, slope
 
 
@@ -35,9 +37,9 @@ def frame_policy(
     value, slope = rule(log_prob, old_log_prob, advantage, clip_low, clip_high, log_ratio_clamp)  # noqa: F821
     log_ratio = clamp(log_prob - old_log_prob, -log_ratio_clamp, log_ratio_clamp)
     ratio = math.exp(log_ratio)
-    excess = ratio - clamp(ratio, 1.0 - clip_low, 1.0 + clip_high)
-    outside = 1.0 if abs(excess) > 0.0 else 0.0
-    binding = 1.0 if excess * advantage > 0.0 else 0.0
+    bounded = clamp(ratio, 1.0 - clip_low, 1.0 + clip_high)
+    outside = 1.0 if abs(ratio - bounded) > 0.0 else 0.0
+    binding = 1.0 if ratio * -advantage < bounded * -advantage else 0.0
     # k3 of KL(old ‖ new) with samples of old: (r − 1) − log r, by expm1 since r − 1 cancels near 1.
     approx_kl = math.expm1(log_ratio) - log_ratio
     return (

@@ -3,19 +3,20 @@
 Each returns the value, ∂/∂h_chosen, ∂/∂h_rejected.
 """
 
-from .elementary import sigmoid, softplus
+from .elementary import exp_of_minus, log1p_unit
 
 
 def pair_sigmoid(chosen: float, rejected: float, beta: float, label_smoothing: float) -> tuple[float, float, float]:
     """DPO, arXiv:2305.18290, eq. 7, with the label smoothing ε of cDPO: −(1−ε) log σ(z) − ε log σ(−z), z = βΔ."""
     z = beta * (chosen - rejected)
     kept = 1.0 - label_smoothing
-    # Both logarithms share softplus(−|z|).  The selections make 0 · ∞ 0; a NaN of z is in the first summand.
-    right = kept * (-z if z < 0.0 else 0.0)
-    wrong = label_smoothing * (z if z > 0.0 else 0.0)
-    value = softplus(-abs(z)) + (right if right > 0.0 else 0.0) + (wrong if wrong > 0.0 else 0.0)
-    # σ(z) − (1 − ε) by parts: each keeps its digits in its own tail.
-    slope = beta * (label_smoothing * sigmoid(z) - kept * sigmoid(-z))
+    e = exp_of_minus(z)
+    near = -kept if z < 0.0 else label_smoothing
+    far = label_smoothing if z < 0.0 else -kept
+    # Both logarithms share log(1 + exp(−|z|)).  The selection makes 0 · ∞ 0; a NaN of z is in the first summand.
+    value = log1p_unit(e) + near * (0.0 if near == 0.0 else z)
+    # ε σ(z) − (1−ε) σ(−z): each keeps its digits in its own tail.
+    slope = beta * ((near + far * e) * (1.0 / (1.0 + e)))
     return value, slope, -slope
 
 
@@ -33,7 +34,7 @@ def frame_pair(
     value, d_chosen, d_rejected = rule(chosen, rejected, beta, label_smoothing)  # noqa: F821
     chosen_reward = beta * chosen
     rejected_reward = beta * rejected
-    margin = chosen_reward - rejected_reward
+    margin = beta * (chosen - rejected)
     accuracy = 1.0 if margin > 0.0 else 0.0
     return (
         weight * d_chosen,
