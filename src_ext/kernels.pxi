@@ -133,6 +133,9 @@ cdef extern from "scan.h" nogil:
         void (*rows)(int how, const fa_scan *w, ptrdiff_t at, ptrdiff_t depth, ptrdiff_t width, double *carry,
                      double *follow, unsigned char *seen) noexcept nogil
         void (*chains)(const fa_scan *w, fa_chain *chains, int count, ptrdiff_t shared) noexcept nogil
+        void (*line)(const fa_scan *w, ptrdiff_t start, ptrdiff_t steps, double factor, double *carry,
+                     double *follow) noexcept nogil
+        double factor
     ctypedef double (*fa_scan_rule)(double, double, double, double, double, double, double, double) noexcept nogil
     void fa_scan_rows_float(fa_scan_rule rule, int how, const fa_scan *w, ptrdiff_t at, ptrdiff_t depth,
                             ptrdiff_t width, double *carry, double *follow, unsigned char *seen) noexcept
@@ -142,6 +145,10 @@ cdef extern from "scan.h" nogil:
                               ptrdiff_t shared) noexcept
     void fa_scan_chains_double(fa_scan_rule rule, const fa_scan *w, fa_chain *chains, int count,
                                ptrdiff_t shared) noexcept
+    void fa_scan_steps_float(fa_scan_rule rule, const fa_scan *w, ptrdiff_t start, ptrdiff_t steps, double factor,
+                             double *carry, double *follow) noexcept
+    void fa_scan_steps_double(fa_scan_rule rule, const fa_scan *w, ptrdiff_t start, ptrdiff_t steps, double factor,
+                              double *carry, double *follow) noexcept
     bint fa_odd_flags(const unsigned char *p, ptrdiff_t n) noexcept
     void fa_scan_run_float(const fa_scan *w, const fa_scan_loops *loops) noexcept
     void fa_scan_run_double(const fa_scan *w, const fa_scan_loops *loops) noexcept

@@ -8,13 +8,17 @@
  *    step at a time 46 and 255; four meet the same sets of L1 and take twice as long.  1024 x 4096: 3.0 ms, one step at
  *    a time 5.6, in blocks of 1024 streams 3.6, of 256 4.6.  Prefetching the rows above: 128 x 4096 in 230 us.
  *    Conversions between float and double bound it: intrinsics written by hand are within 8 %.
- * c) Streams whose steps are neighbours go three at a time, each in a chain of scalars: 64 x 1024 float32 / float64 in 63
- *    / 54 us, one after the other 73 / 73.  Chains at the same step of rows 4096 bytes apart wait for one another's
- *    stores: 127 / 125 us.  With options, whose selections double a scalar's work, they are turned into lanes a few
- *    steps at a time: with a mask 111 / 143 us, in scalars 260; without options that is 76 / 117.
- * d) A single stream is cut into chains where an episode ends: nothing passes there, so a chain that starts there needs
- *    none of what was before it.  10^6 float64 steps with 0.1 % ends take 0.77 ms, in one chain 1.08.
- * e) Whichever way a stream goes, it meets the same operations in the same order: the bits are the same.
+ * c) Streams whose steps are neighbours, plain and of 128 steps and more, with AVX2: lanes are neighbouring steps
+ *    (scan_line.h).  10^6 steps with 0.1 % ends take 0.59 ms in float32 and 0.65 in float64 (AVX2 0.66 and 0.71), in
+ *    chains 0.93 and 0.78; without any end 0.59 and 0.68 (AVX2 0.64 and 0.71), in the one chain that is left 1.10.
+ *    64 x 1024: 44 and 35 us (AVX2 52 and 46), in chains 65 and 53; 4096 x 16: 179 and 175, in chains 105 and 89.
+ *    In SSE2's pairs it does not pay: gcc 12 takes the vectors apart, 4.6 ms.
+ * d) Others go three at a time, each in a chain of scalars, and what is left alone is cut into chains where an episode
+ *    ends: nothing passes there.  Chains at the same step of rows 4096 bytes apart wait for one another's stores.  With
+ *    options, whose selections double a scalar's work, they are turned into lanes a few steps at a time: 64 x 1024 with a
+ *    mask 111 / 143 us, in scalars 260; without options that is 76 / 117.
+ * e) Whichever way a stream goes, it meets the same operations in the same order, but along a line: there what is summed
+ *    depends on its own length only.  So the bits are the same whatever its neighbours, threads or places in memory.
  * f) What is masked or not needed may be loaded, but no result depends on it: it is selected away, never multiplied.
  */
 #ifndef FASTALIGN_SCAN_H
@@ -42,12 +46,19 @@
 #define FA_SCAN_LANES 4
 #endif
 
+#if defined(__AVX2__) && defined(__FMA__) && (defined(__clang__) || __GNUC__ >= 12)
+#define FA_SCAN_LINE 1
+#else
+#define FA_SCAN_LINE 0
+#endif
+
 enum {
     FA_SCAN_WIDTH = 4096, /* streams of a block */
     FA_SCAN_NARROW = 64,  /* fewer streams than this go through all their steps in registers */
     FA_SCAN_TURN = 32,    /* steps turned at a time */
     FA_SCAN_CHAINS = 3,   /* of one stream; 2 and 4 are as fast within 5 %, for want of registers */
     FA_SCAN_APART = 8,    /* steps between the chains of long streams, lest they meet at one place of their pages */
+    FA_SCAN_LONG = 128,   /* steps from which on a plain stream goes along a line; below, chains are as fast */
     FA_SCAN_WORTH = 512,  /* steps: below, looking for chains costs more than they save */
     FA_PLAIN = 0,         /* neither mask nor truncations nor next values, and not a stream's first step taken */
     FA_CUT = 1,           /* no mask */
@@ -84,6 +95,8 @@ typedef struct {
     void (*rows)(int how, const fa_scan *w, ptrdiff_t at, ptrdiff_t depth, ptrdiff_t width, double *carry,
                  double *follow, unsigned char *seen);
     void (*chains)(const fa_scan *w, fa_chain *chains, int count, ptrdiff_t shared);
+    void (*line)(const fa_scan *w, ptrdiff_t start, ptrdiff_t steps, double factor, double *carry, double *follow);
+    double factor; /* of the carry, where the trace goes on */
 } fa_scan_loops;
 
 /* ---- lanes ------------------------------------------------------------------------------------------------------ */
@@ -376,6 +389,138 @@ static FA_UNUSED void fa_turn_flags(unsigned char *to, const unsigned char *cons
 #endif
     for (; b < steps; b++)
         for (int i = 0; i < FA_SCAN_LANES; i++) to[b * FA_SCAN_LANES + i] = from[i][b];
+}
+
+/* ---- steps of one stream side by side ------------------------------------------------------------------------------ */
+
+#if FA_SCAN_LINE
+typedef FA_JOIN(fa_vector_, FA_SCAN_LANES) fa_vector;
+typedef uint64_t fa_words __attribute__((vector_size(8 * FA_SCAN_LANES), may_alias));
+
+#define FA_UNROLL _Pragma("GCC unroll 4")
+#define FA_EACH_4(x) ((x) * 0x1111111111111111ull)
+#define FA_EACH_8(x) ((x) * 0x0101010101010101ull)
+#define FA_EACH FA_JOIN(FA_EACH_, FA_SCAN_LANES) /* the bits of all groups of lanes */
+
+typedef struct { /* the factor to the power of 1, 2, 4, and of the way from each lane to the one after the last */
+    fa_vector one, two, four, down;
+} fa_powers;
+
+typedef struct { /* bits of 64 steps: whether anything passes to them from 1, 2, 4 steps later, from beyond their lanes */
+    uint64_t one, two, four, beyond;
+} fa_passes;
+
+/* The bits of a group's lanes.  From a register through a general one they take 1.4 cycles, from memory half of one;
+ * left to itself gcc 12 loads them into a general register first. */
+#if FA_SCAN_LANES == 8
+typedef __mmask8 fa_lane_bits;
+FA_INLINE fa_lane_bits fa_group_bits(const uint64_t *word, int group)
+{
+    fa_lane_bits bits;
+    __asm__("kmovb %1,%0" : "=k"(bits) : "m"(((const unsigned char *)word)[group]));
+    return bits;
+}
+#else
+typedef unsigned fa_lane_bits;
+FA_INLINE fa_lane_bits fa_group_bits(const uint64_t *word, int group)
+{
+    return (fa_lane_bits)(*word >> FA_SCAN_LANES * group) & 15;
+}
+
+static FA_UNUSED const FA_ALIGNED uint64_t fa_lane_masks[16][4] = {
+#define FA_MASK(b) {-((b) & 1ull), -((b) >> 1 & 1ull), -((b) >> 2 & 1ull), -((b) >> 3 & 1ull)}
+    FA_MASK(0), FA_MASK(1), FA_MASK(2),  FA_MASK(3),  FA_MASK(4),  FA_MASK(5),  FA_MASK(6),  FA_MASK(7),
+    FA_MASK(8), FA_MASK(9), FA_MASK(10), FA_MASK(11), FA_MASK(12), FA_MASK(13), FA_MASK(14), FA_MASK(15),
+#undef FA_MASK
+};
+#endif
+
+/* Lane i from lane i + k, the last k from the first of `after`. */
+#if FA_SCAN_LANES == 8
+#define FA_LATER(x, after, k) ((fa_vector)_mm512_alignr_epi64((__m512i)(after), (__m512i)(x), k))
+#else
+#define FA_LATER(x, after, k) __builtin_shufflevector(x, after, k, k + 1, k + 2, k + 3)
+#endif
+
+FA_INLINE fa_vector fa_every(double x)
+{
+    return x - (fa_vector){0};
+}
+
+FA_INLINE fa_powers fa_powers_of(double factor)
+{
+    const double two = factor * factor;
+    fa_powers p = {fa_every(factor), fa_every(two), fa_every(two * two), {0}};
+    double power = 1.0;
+    for (int i = FA_SCAN_LANES - 1; i >= 0; i--) p.down[i] = power *= factor;
+    return p;
+}
+
+/* The lanes after the last hold 0: there only `beyond` has to stop at a group's border. */
+FA_INLINE fa_passes fa_passes_of(uint64_t open)
+{
+    fa_passes p;
+    p.one = open;
+    p.two = open & open >> 1;
+    p.four = p.two & p.two >> 2;
+#if FA_SCAN_LANES == 8
+    p.beyond = open & (open >> 1 | FA_EACH(0x80));
+    p.beyond &= p.beyond >> 2 | FA_EACH(0xc0);
+    p.beyond &= p.beyond >> 4 | FA_EACH(0xf0);
+#else
+    p.beyond = open & (open >> 1 | FA_EACH(8));
+    p.beyond &= p.beyond >> 2 | FA_EACH(12);
+#endif
+    return p;
+}
+
+FA_INLINE uint64_t fa_flag_bits(const unsigned char *flags, int n) /* bit i is set where flag i is; n <= 64 */
+{
+    unsigned char some[64];
+    if (n < 64) {
+        memset(some, 0, 64);
+        memcpy(some, flags, (size_t)n);
+        flags = some;
+    }
+#if defined(__AVX512BW__)
+    const __m512i all = _mm512_loadu_si512(flags);
+    return _mm512_test_epi8_mask(all, all);
+#else
+    uint64_t clear = 0;
+    for (int i = 0; i < 4; i++) {
+        const __m128i part = _mm_loadu_si128((const __m128i *)flags + i);
+        clear |= (uint64_t)(unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(part, _mm_setzero_si128())) << 16 * i;
+    }
+    return ~clear;
+#endif
+}
+
+/* x in the lanes whose bit is set, 0 in the others; in all if `open`. */
+FA_INLINE fa_vector fa_only(fa_vector x, const int open, fa_lane_bits bits)
+{
+    if (open) return x;
+#if FA_SCAN_LANES == 8
+    return _mm512_maskz_mov_pd(bits, x);
+#else
+    return (fa_vector)((fa_words)x & *(const fa_words *)fa_lane_masks[bits]);
+#endif
+}
+
+/* x + factor * more where the bit is set, else x, be `more` NaN. */
+FA_INLINE fa_vector fa_pass(fa_vector x, fa_vector more, fa_vector factor, const int open, fa_lane_bits bits)
+{
+#if FA_SCAN_LANES == 8
+    return open ? _mm512_fmadd_pd(more, factor, x) : _mm512_mask3_fmadd_pd(more, factor, x, bits);
+#else
+    return _mm256_fmadd_pd(fa_only(more, open, bits), factor, x);
+#endif
+}
+#endif
+
+/* Whether powers of the factor reach what it does itself: one that becomes 0 would stop an infinite carry. */
+FA_INLINE int fa_line_keeps(double factor)
+{
+    return FA_SCAN_LINE && (factor == 0.0 || factor > 1e-36);
 }
 
 /* ---- chains of one stream ----------------------------------------------------------------------------------------- */

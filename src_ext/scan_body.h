@@ -108,6 +108,23 @@ FA_INLINE void NAME(fa_scan_chains)(fa_scan_rule rule, const fa_scan *w, fa_chai
         NAME(fa_scan_along)(rule, 0, FA_SCAN_CHAINS, w, chains, shared);
 }
 
+#if FA_SCAN_LINE
+#include "scan_line.h"
+#endif
+
+FA_INLINE void NAME(fa_scan_steps)(fa_scan_rule rule, const fa_scan *w, ptrdiff_t start, ptrdiff_t steps, double factor,
+                                   double *carry, double *follow)
+{
+#if FA_SCAN_LINE
+    if (w->values)
+        NAME(fa_scan_line)(rule, FA_VALUED, w, start, steps, factor, carry, follow);
+    else
+        NAME(fa_scan_line)(rule, 0, w, start, steps, factor, carry, follow);
+#else
+    (void)rule, (void)w, (void)start, (void)steps, (void)factor, (void)carry, (void)follow;
+#endif
+}
+
 /* ---- which streams go how, whatever the rule ------------------------------------------------------------------------ */
 
 static FA_UNUSED void NAME(fa_scan_side_by_side)(const fa_scan *w, const fa_scan_loops *loops, int plain)
@@ -131,8 +148,9 @@ static FA_UNUSED void NAME(fa_scan_side_by_side)(const fa_scan *w, const fa_scan
     }
 }
 
-/* Streams whose steps are neighbours, plain: as many at once as there are chains, each taking the next stream when its
- * own ends.  The last ones, or a single one, go alone, cut into chains where that is possible. */
+/* Streams whose steps are neighbours, plain: long ones along a line; of others as many at once as there are chains, each
+ * taking the next stream when its own ends.  The last ones, or a single one, go alone, cut into chains where that is
+ * possible. */
 static FA_UNUSED void NAME(fa_scan_along_rows)(const fa_scan *w, const fa_scan_loops *loops)
 {
     const int how = FA_FIRST | (w->values ? FA_VALUED : 0);
@@ -149,7 +167,11 @@ static FA_UNUSED void NAME(fa_scan_along_rows)(const fa_scan *w, const fa_scan_l
                 c->carry = 0.0, c->follow = w->last_values ? (double)((const REAL *)w->last_values)[next] : 0.0;
                 c->top = start + steps - 2, c->left = steps ? steps - 1 : 0;
                 if (steps) loops->rows(how, w, start + steps - 1, 1, 1, &c->carry, &c->follow, NULL);
-                if (steps > FA_SCAN_WORTH) loops->chains(w, c, 1, FA_SCAN_APART * k);
+                if (steps >= FA_SCAN_LONG && fa_line_keeps(loops->factor)) {
+                    loops->line(w, start, steps - 1, loops->factor, &c->carry, &c->follow);
+                    c->left = 0;
+                } else if (steps > FA_SCAN_WORTH)
+                    loops->chains(w, c, 1, FA_SCAN_APART * k);
             }
             shared = c->left < shared ? c->left : shared;
         }

@@ -130,7 +130,7 @@ def test_layouts_agree(given_streams, backend):
 
 @pytest.mark.parametrize("ends", [0.0, 0.001, 0.05])
 def test_a_long_stream_is_its_episodes(compiled, ends):
-    """Long enough to be walked in several chains at once."""
+    """Long enough to be walked in several chains at once, or along a line."""
     rng = np.random.default_rng(4)
     n = 20_000
     rewards, values = rng.standard_normal((2, n))

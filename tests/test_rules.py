@@ -264,3 +264,18 @@ def test_a_formula_keeps_its_digits(prefix, kind):
             for g, w in zip(got, exact(*map(mpmath.mpf, x)), strict=True):
                 w = float(w)
                 assert abs(g - w) <= max(slack * max(1.0, abs(w)), 5e-324) or g == w, (x, g, w)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("scan_")])
+def test_a_recurrence_is_affine_in_its_carry(name):
+    """By one factor wherever the trace goes on, and the end of an episode is as good as zeros: src_ext/scan_line.h."""
+    rule = getattr(FLOATS.rules, name)
+    rng = np.random.default_rng(0)
+    for reward, value, after, carry in rng.standard_normal((50, 4)):
+        for gamma, lam in ((0.99, 0.95), (1.0, 1.0), (0.9, 0.0), (0.0, 0.5)):
+            factor = rule(0.0, 0.0, 0.0, 1.0, 1.0, 1.0, gamma, lam)
+            alone = rule(reward, value, after, 0.0, 1.0, 1.0, gamma, lam)
+            whole = rule(reward, value, after, carry, 1.0, 1.0, gamma, lam)
+            assert whole == pytest.approx(alone + factor * carry, rel=1e-14, abs=1e-14)
+            ended = rule(reward, value, after, carry, 0.0, 0.0, gamma, lam)
+            assert ended == rule(reward, value, 0.0, 0.0, 1.0, 1.0, gamma, lam)

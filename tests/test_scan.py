@@ -84,6 +84,72 @@ def test_what_needs_no_cast_gives_the_same_bits(backend, option, layout):
                 np.testing.assert_array_equal(g, w)
 
 
+LONG = (127, 128, 129, 136, 191, 192, 193, 200, 257, 1000)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("ends", [0.0, 0.01, 0.3, 1.0])
+def test_long_streams(monkeypatch, dtype, ends):
+    """Lanes of neighbouring steps: blocks of 64, groups that are left, steps that are left, an end at every place."""
+    from fastalign.backends import cython_cpu
+
+    need("cython", cython_cpu.why_not())
+    rng = np.random.default_rng(5)
+    for steps in LONG:
+        rewards, values = rng.standard_normal((2, steps)).astype(dtype)
+        given = {"rewards": rewards, "values": values, "terminated": rng.random(steps) < ends, "last_values": 0.5}
+        returns = {name: x for name, x in given.items() if name != "values"}
+        for gamma, lam in ((0.99, 0.95), (1.0, 1.0), (0.9, 0.0), (0.0, 1.0), (1.0, 1e-5), (1e-40, 1.0)):
+            want = gae(**widened(given), gamma=gamma, lam=lam, backend="numpy")
+            sums = discounted_returns(**widened(returns), gamma=gamma, backend="numpy")
+            for isa in cython_cpu.isas():
+                monkeypatch.setattr(cython_cpu, "core", lambda isa=isa: cython_cpu.load(isa))
+                near = {"rtol": 16 * np.finfo(dtype).eps}
+                near["atol"] = near["rtol"] * (1 + max(np.abs(want[0]).max(), np.abs(sums).max()))
+                got = *gae(**given, gamma=gamma, lam=lam), discounted_returns(**returns, gamma=gamma)
+                for g, w in zip(got, (*want, sums), strict=True):
+                    np.testing.assert_allclose(g, w, **near)
+
+
+@pytest.mark.parametrize("value", [NAN, np.inf, -np.inf])
+def test_what_is_not_finite_reaches_as_far_along_a_line(monkeypatch, value):
+    """As far as one step after the other: to the end of the episode before, not beyond, and nothing underflows."""
+    from fastalign.backends import cython_cpu
+
+    need("cython", cython_cpu.why_not())
+    rng = np.random.default_rng(6)
+    given = {name: rng.standard_normal(150) for name in ("rewards", "values")}
+    given["terminated"] = np.isin(np.arange(150), (12, 13, 40, 63, 64, 100))
+    for gamma, lam in ((0.99, 0.95), (1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.5, 1e-30), (1e-45, 1.0), (1e-160, 1e-160)):
+        for at in range(0, 150, 3):
+            for name in ("rewards", "values"):
+                odd = given | {name: np.where(np.arange(150) == at, value, given[name])}
+                if at % 2:
+                    odd["rewards"] = np.where(np.arange(150) == at - 5, -np.inf, odd["rewards"])
+                want = gae(**odd, gamma=gamma, lam=lam, backend="numpy")
+                for isa in cython_cpu.isas():
+                    monkeypatch.setattr(cython_cpu, "core", lambda isa=isa: cython_cpu.load(isa))
+                    for g, w in zip(gae(**odd, gamma=gamma, lam=lam), want, strict=True):
+                        np.testing.assert_allclose(g, w, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_long_stream_has_the_same_bits_wherever_it_lies(dtype):
+    given = streams((300, 1), "TN", dtype, "none")
+    given = {k: x[:, 0] if np.ndim(x) == 2 else x for k, x in given.items() if k != "layout"}
+    want = gae(**given)
+    for shift in range(1, 17):
+        room = [np.zeros(300 + shift, dtype)[shift:] for _ in range(4)]
+        room[0][...], room[1][...] = given["rewards"], given["values"]
+        moved = given | {"rewards": room[0], "values": room[1], "out": tuple(room[2:])}
+        for g, w in zip(gae(**moved), want, strict=True):
+            np.testing.assert_array_equal(g, w)
+    many = {k: np.stack([x, x, x]) for k, x in given.items() if k != "last_values"}
+    last = np.repeat(given["last_values"], 3)
+    for g, w in zip(gae(**many, last_values=last, layout="NT"), want, strict=True):
+        np.testing.assert_array_equal(g, np.stack([w, w, w]))
+
+
 def test_integers_are_discounts(backend):
     x, ends = np.arange(4.0), np.array([False, False, True, False])
     for given in ({"gamma": 1.0}, {"lam": 0.0}):
