@@ -202,3 +202,13 @@ def alike(context, values, like):
         return target.make_tuple(builder, signature.return_type, made)
 
     return types.UniTuple(like, len(values))(values, like), generate
+
+
+@intrinsic
+def address(context, array):
+    """Where an address lies, as a number."""
+
+    def generate(target, builder, signature, args):
+        return builder.ptrtoint(args[0], ir.IntType(64))
+
+    return types.int64(array), generate
