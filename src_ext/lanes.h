@@ -132,6 +132,18 @@ typedef uint64_t fa_int_double;
 FA_OPERATIONS(float)
 FA_OPERATIONS(double)
 
+/* a b + c, rounded once where that is an instruction: everywhere alike, whatever else becomes of a b. */
+#if FA_VECTOR == 64
+#define FA_PLUS_float(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define FA_PLUS_double(a, b, c) _mm512_fmadd_pd(a, b, c)
+#elif FA_VECTOR == 32
+#define FA_PLUS_float(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define FA_PLUS_double(a, b, c) _mm256_fmadd_pd(a, b, c)
+#else
+#define FA_PLUS_float(a, b, c) ((a) * (b) + (c))
+#define FA_PLUS_double(a, b, c) ((a) * (b) + (c))
+#endif
+
 /* ---- distances --------------------------------------------------------------------------------------------------- */
 
 /* (x - peak) c for peak's offset: in one instruction, rounded once, or at least exactly 0 where x is the peak. */
@@ -151,38 +163,128 @@ FA_OPERATIONS(double)
 
 /* ---- powers of two ----------------------------------------------------------------------------------------------- */
 
-/* 2^f, relative error 9e-8 and 4e-18, and exactly 1 at 0.  Minimax with that constraint; with AVX-512 f is what is left
- * above the next lower integer, elsewhere above or below the nearest. */
+/* 2^t in two factors, exactly 1 at 0; nothing, beside a sum of 1, where that is below the normal numbers.
+ *
+ * Where there are permutations t = n + j/m + r, 2^(j/m) stands in one or two registers, and the polynomial of 2^r,
+ * minimax with P(0) = 1, is short: relative error 2.5e-8 and 3e-18, AVX-512 6.5e-8 and 8e-18.
+ *
+ * fa_exp2_seen is for sums.  With AVX2 it has no upper bound, which is 10 % of a row: from 129 on it wraps round, and
+ * fa_beyond says so of everything seen, or that there was a NaN. */
+typedef struct { fa_vec_float a, b; } fa_power_float;
+typedef struct { fa_vec_double a, b; } fa_power_double;
+
+#if FA_VECTOR == 64
+/* The rest above the next lower 32nd (16th).  What lies below -127 or beyond 128, infinities too, is scalef's. */
+#define FA_DOWN (_MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)
+FA_INLINE fa_power_float fa_exp2_float(fa_vec_float t)
+{
+    const fa_vec_float low = {
+        1.0f, 1.0218972f, 1.04427373f, 1.06714046f, 1.09050775f, 1.1143868f, 1.13878858f, 1.1637249f,
+        1.18920708f, 1.21524739f, 1.24185777f, 1.26905096f, 1.29683959f, 1.32523668f, 1.35425556f, 1.38390994f};
+    const fa_vec_float high = {
+        1.41421354f, 1.44518077f, 1.47682619f, 1.50916445f, 1.54221082f, 1.5759809f, 1.61049032f, 1.64575553f,
+        1.68179286f, 1.71861935f, 1.75625217f, 1.79470909f, 1.8340081f, 1.87416768f, 1.91520655f, 1.95714414f};
+    const fa_vec_float r = _mm512_reduce_ps(t, 5 << 4 | FA_DOWN);
+    const __m512i z = (__m512i)_mm512_add_round_ps(t, fa_every_float(0x1.8p18f), FA_DOWN);
+    const fa_vec_float root = _mm512_permutex2var_ps(low, z, high);
+    fa_vec_float p = 0.24265269609690477317f * r + 0.69312373150249832796f;
+    p = p * r + 1.0f;
+    const fa_power_float e = {p, _mm512_scalef_ps(root, t)};
+    return e;
+}
+
+FA_INLINE fa_power_double fa_exp2_double(fa_vec_double t)
+{
+    const fa_vec_double low = {
+        1.0, 1.0442737824274138, 1.0905077326652577, 1.1387886347566916,
+        1.189207115002721, 1.241857812073484, 1.2968395546510096, 1.3542555469368927};
+    const fa_vec_double high = {
+        1.4142135623730951, 1.4768261459394993, 1.5422108254079407, 1.6104903319492543,
+        1.681792830507429, 1.7562521603732995, 1.8340080864093424, 1.9152065613971474};
+    const fa_vec_double r = _mm512_reduce_pd(t, 4 << 4 | FA_DOWN);
+    const __m512i z = (__m512i)_mm512_add_round_pd(t, fa_every_double(0x1.8p48), FA_DOWN);
+    const fa_vec_double root = _mm512_permutex2var_pd(low, z, high);
+    fa_vec_double p = 1.573628290535441693e-4 * r + 1.3330742244346726924e-3;
+    p = p * r + 9.6181408030916121873e-3;
+    p = p * r + 5.5504108419541835352e-2;
+    p = p * r + 2.4022650696146326025e-1;
+    p = p * r + 6.9314718055993774104e-1;
+    p = p * r + 1.0;
+    const fa_power_double e = {p, _mm512_scalef_pd(root, t)};
+    return e;
+}
+#elif FA_VECTOR == 32
+/* z is t rounded to eighths, n and j in its low bits, biased: an exponent, and the index of 2^(j/8), whose entry has
+ * been relieved of what j adds to it.  Down at -127 that is 0, up at 128 infinity. */
+FA_INLINE fa_power_float fa_exp2_by_float(fa_vec_float t, __m256i z)
+{
+    const fa_int_float table = {
+        0x00000000u, 0xfffb95c2u, 0xfff837f0u, 0xfff5fed7u, 0xfff504f3u, 0xfff5672au, 0xfff744fdu, 0xfffac0c7u};
+    const fa_vec_float r = t + (fa_every_float(0x1.8p20f + 127) - (fa_vec_float)z);
+    const __m256i root = _mm256_permutevar8x32_epi32((__m256i)table, z);
+    const fa_vec_float power = (fa_vec_float)_mm256_add_epi32(_mm256_slli_epi32(z, 20), root);
+    fa_vec_float p = 5.5496221168027351817e-2f * r + 2.4025762979621786535e-1f;
+    p = p * r + 6.9314721426274782089e-1f;
+    p = p * r + 1.0f;
+    const fa_power_float e = {p, power};
+    return e;
+}
+
+FA_INLINE fa_power_double fa_exp2_by_double(fa_vec_double t, __m256i z)
+{
+    const fa_int_float lower = {
+        0x00000000u, 0x3c7d517bu, 0x0a31b715u, 0xd5362a27u, 0x667f3bcdu, 0x422aa0dbu, 0x995ad3adu, 0xdcfba487u};
+    const fa_int_float upper = {
+        0x00000000u, 0xffff72b8u, 0xffff06feu, 0xfffebfdau, 0xfffea09eu, 0xfffeace5u, 0xfffee89fu, 0xffff5818u};
+    const fa_vec_double r = t + (fa_every_double(0x1.8p49 + 1023) - (fa_vec_double)z);
+    const __m256i j = _mm256_shuffle_epi32(z, 0xa0);
+    const __m256i root = _mm256_blend_epi32(_mm256_permutevar8x32_epi32((__m256i)lower, j),
+                                            _mm256_permutevar8x32_epi32((__m256i)upper, j), 0xaa);
+    const fa_vec_double power = (fa_vec_double)_mm256_add_epi64(_mm256_slli_epi64(z, 49), root);
+    fa_vec_double p = 1.5251844329997301477e-5 * r + 1.5404521944127649916e-4;
+    p = p * r + 1.3333558238944924407e-3;
+    p = p * r + 9.6181290851788626424e-3;
+    p = p * r + 5.550410866480235553e-2;
+    p = p * r + 2.4022650695911516032e-1;
+    p = p * r + 6.9314718055994531811e-1;
+    p = p * r + 1.0;
+    const fa_power_double e = {p, power};
+    return e;
+}
+
+#define FA_EXP2(real, least, most, magic, allowed)                                                                   \
+    FA_INLINE fa_power_##real fa_exp2_##real(fa_vec_##real t)                                                        \
+    {                                                                                                                \
+        const fa_vec_##real above = FA_MAX_##real(fa_every_##real(least), t);                                        \
+        const fa_vec_##real near = FA_MIN_##real(fa_every_##real(most), above);                                      \
+        return fa_exp2_by_##real(near, (__m256i)(near + (real)(magic)));                                             \
+    }                                                                                                                \
+    FA_INLINE fa_power_##real fa_exp2_seen_##real(fa_vec_##real t, fa_int_##real *seen)                              \
+    {                                                                                                                \
+        const fa_vec_##real above = FA_MAX_##real(fa_every_##real(least), t), z = above + (real)(magic);             \
+        *seen |= (fa_int_##real)z;                                                                                   \
+        __asm__("" : "+x"(*seen)); /* now: z of two vectors or-ed first costs registers, and 6 % */                  \
+        return fa_exp2_by_##real(above, (__m256i)z);                                                                 \
+    }                                                                                                                \
+    FA_INLINE int fa_beyond_##real(fa_int_##real seen)                                                               \
+    {                                                                                                                \
+        return !_mm256_testc_si256((__m256i)((fa_int_##real){0} + (allowed)), (__m256i)seen);                        \
+    }
+FA_EXP2(float, -127.0f, 128.0f, 0x1.8p20f + 127, 0x49c007ffu)
+FA_EXP2(double, -1023.0, 1024.0, 0x1.8p49 + 1023, 0x4308000000003fffu)
+#else
+/* 2^f for |f| <= 1/2, relative error 9e-8 and 4e-18, and exactly 1 at 0.  Minimax with that constraint. */
 FA_INLINE fa_vec_float fa_exp2_part_float(fa_vec_float f)
 {
-#if FA_VECTOR == 64
-    fa_vec_float p = 1.8671300819e-3f * f + 9.0170302844e-3f;
-    p = p * f + 5.5799913146e-2f;
-    p = p * f + 2.4016445014e-1f;
-    p = p * f + 6.9315131181e-1f;
-#else
     fa_vec_float p = 1.3264727140e-3f * f + 9.6715126400e-3f;
     p = p * f + 5.5507337435e-2f;
     p = p * f + 2.4022242085e-1f;
     p = p * f + 6.9314697760e-1f;
-#endif
     return p * f + 1.0f;
 }
 
 FA_INLINE fa_vec_double fa_exp2_part_double(fa_vec_double f)
 {
-#if FA_VECTOR == 64
-    fa_vec_double p = 6.2634652734225902742e-10 * f + 6.5595298355172712178e-9;
-    p = p * f + 1.025321230405209001e-7;
-    p = p * f + 1.3208367308220049348e-6;
-    p = p * f + 1.525317505379524616e-5;
-    p = p * f + 1.5403512309733948746e-4;
-    p = p * f + 1.3333558629562675936e-3;
-    p = p * f + 9.6181290995508956128e-3;
-    p = p * f + 5.5504108665602238723e-2;
-    p = p * f + 2.4022650695906330315e-1;
-    p = p * f + 6.9314718055994592839e-1;
-#else
     fa_vec_double p = 4.4347712982003767083e-10 * f + 7.0737832485031332991e-9;
     p = p * f + 1.0178199571842137974e-7;
     p = p * f + 1.3215435282308487999e-6;
@@ -193,26 +295,13 @@ FA_INLINE fa_vec_double fa_exp2_part_double(fa_vec_double f)
     p = p * f + 5.5504108664820083227e-2;
     p = p * f + 2.402265069591013126e-1;
     p = p * f + 6.9314718055994532581e-1;
-#endif
     return p * f + 1.0;
 }
 
-/* 2^t; nothing, beside a sum of 1, where that is below the normal numbers. */
-#if FA_VECTOR == 64
-FA_INLINE fa_vec_float fa_exp2_float(fa_vec_float t)
-{
-    return _mm512_scalef_ps(fa_exp2_part_float(_mm512_reduce_ps(t, 9)), t);
-}
-
-FA_INLINE fa_vec_double fa_exp2_double(fa_vec_double t)
-{
-    return _mm512_scalef_pd(fa_exp2_part_double(_mm512_reduce_pd(t, 9)), t);
-}
-#else
 /* 1.5 * 2^23 + 127 rounds t and leaves it in the low bits, biased: an exponent.  Down at -127 that is the one of 0,
  * up at 128 the one of infinity.  Multiplying, unlike adding exponents, keeps every NaN. */
 #define FA_EXP2(real, low, high, magic, shift)                                                                       \
-    FA_INLINE fa_vec_##real fa_exp2_##real(fa_vec_##real t)                                                          \
+    FA_INLINE fa_power_##real fa_exp2_##real(fa_vec_##real t)                                                        \
     {                                                                                                                \
         const fa_vec_##real above = FA_MAX_##real(fa_every_##real(low), t);                                          \
         const fa_vec_##real near = FA_MIN_##real(fa_every_##real(high), above), z = near + (real)(magic);            \
@@ -222,10 +311,27 @@ FA_INLINE fa_vec_double fa_exp2_double(fa_vec_double t)
         memcpy(&bits, &z, sizeof bits);                                                                              \
         bits <<= shift;                                                                                              \
         memcpy(&power, &bits, sizeof power);                                                                         \
-        return p * power;                                                                                            \
+        const fa_power_##real e = {p, power};                                                                        \
+        return e;                                                                                                    \
     }
 FA_EXP2(float, -127.0f, 128.0f, 12583039.0, 23)
 FA_EXP2(double, -1023.0, 1024.0, 6755399441056767.0, 52)
+#endif
+
+#if FA_VECTOR != 32 /* nothing to look out for */
+#define FA_EXP2_SEEN(real)                                                                                           \
+    FA_INLINE fa_power_##real fa_exp2_seen_##real(fa_vec_##real t, fa_int_##real *seen)                              \
+    {                                                                                                                \
+        (void)seen;                                                                                                  \
+        return fa_exp2_##real(t);                                                                                    \
+    }                                                                                                                \
+    FA_INLINE int fa_beyond_##real(fa_int_##real seen)                                                               \
+    {                                                                                                                \
+        (void)seen;                                                                                                  \
+        return 0;                                                                                                    \
+    }
+FA_EXP2_SEEN(float)
+FA_EXP2_SEEN(double)
 #endif
 
 /* ---- float16 and bfloat16 ---------------------------------------------------------------------------------------- */

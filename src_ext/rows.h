@@ -79,13 +79,14 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
     return high;
 }
 
+#define VECTORS 2 /* at once */
+#define EACH(k) FA_UNROLLED for (int k = 0; k < VECTORS; k++)
 #define PASTE(a, b) a##b
 #define JOIN(a, b) PASTE(a, b)
 #define NAME(stem) JOIN(JOIN(stem, _), KIND)
 #define OF_REAL(stem) JOIN(JOIN(stem, _), REAL)
 
 #define KIND float
-#define VECTORS 4
 #define STORED float
 #define REAL float
 #define LOWEST (-(float)INFINITY)
@@ -97,7 +98,6 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 #include "rows_body.h"
 
 #define KIND double
-#define VECTORS 4
 #define STORED double
 #define REAL double
 #define LOWEST (-(double)INFINITY)
@@ -109,7 +109,6 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 #include "rows_body.h"
 
 #define KIND f16
-#define VECTORS 2
 #define STORED uint16_t
 #define REAL float
 #define LOWEST 0xfc00u
@@ -119,7 +118,6 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 #include "rows_body.h"
 
 #define KIND bf16
-#define VECTORS 2
 #define STORED uint16_t
 #define REAL float
 #define LOWEST 0xff80u
@@ -128,6 +126,8 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 #define NARROW(x) fa_narrow_bf16((float)(x))
 #include "rows_body.h"
 
+#undef VECTORS
+#undef EACH
 #undef PASTE
 #undef JOIN
 #undef NAME

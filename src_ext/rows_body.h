@@ -4,10 +4,8 @@
 #define WIDTH OF_REAL(FA_WIDTH)
 #define MAX OF_REAL(FA_MAX)
 #define EVERY OF_REAL(fa_every)
-#define EXP2 OF_REAL(fa_exp2)
 #define STEP (VECTORS * WIDTH)
 #define TILE (FA_ROW_TILE * WIDTH)
-#define EACH(k) FA_UNROLLED for (int k = 0; k < VECTORS; k++)
 
 typedef struct { double total, weighted, squares, linear, top; } NAME(fa_tile_sums);
 
@@ -80,35 +78,52 @@ FA_INLINE NAME(fa_level) NAME(fa_level_of)(double peak, REAL octaves)
 {
     const REAL top = peak > -(double)INFINITY ? (REAL)peak : 0, offset = FA_OFFSET(top, octaves);
     const VEC t = OF_REAL(FA_FROM)(EVERY(top), octaves, offset);
-    const NAME(fa_level) level = {octaves, offset, (double)OF_REAL(fa_first)(t), (double)OF_REAL(fa_first)(EXP2(t))};
+    const OF_REAL(fa_power) power = OF_REAL(fa_exp2)(t);
+    const REAL unit = OF_REAL(fa_first)(power.a * power.b);
+    const NAME(fa_level) level = {octaves, offset, (double)OF_REAL(fa_first)(t), (double)unit};
     return level;
 }
 
-/* weighted is of octaves.  The exponentials are stored where keep says, if it does: up to a whole STEP. */
+/* weighted is of octaves.  The exponentials are stored where keep says, if it does: up to a whole STEP.  What is left
+ * of x after whole STEPs is filled up and taken by the same loop again: with the call in it, it had its sums in memory. */
 FA_INLINE NAME(fa_tile_sums)
 NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level, const int want, STORED *keep)
 {
     const REAL octaves = level->octaves, offset = level->offset;
     const VEC zero = {0}, lowest = EVERY(-(REAL)INFINITY);
     VEC v[VECTORS], total[VECTORS], weighted[VECTORS], squares[VECTORS], linear[VECTORS], top[VECTORS];
+    OF_REAL(fa_int) seen = {0};
     EACH(k) total[k] = weighted[k] = squares[k] = linear[k] = zero, top[k] = lowest;
-    for (ptrdiff_t i = 0; i < n; i += STEP) {
-        NAME(fa_take)(x + i, n - i, v);
-        EACH(k) {
-            const VEC t = OF_REAL(FA_FROM)(v[k], octaves, offset), e = EXP2(t);
-            total[k] += e;
-            if (keep) memcpy(keep + i + k * WIDTH, &e, sizeof e);
-            if (want & FA_ENTROPY) weighted[k] += e * MAX(EVERY(LEAST), t); /* 0 must not meet -inf */
-            if (want & FA_MOMENTS) {
-                squares[k] += e * e;
-                top[k] = MAX(v[k], top[k]);
-                if (n - i >= STEP) linear[k] += v[k];
+    STORED filled[STEP];
+    const STORED *from = x;
+    for (ptrdiff_t rest = n, end = n - n % STEP; rest > 0; rest -= end) {
+        if (rest < STEP) {
+            NAME(fa_fill)(from, rest, filled);
+            from = filled;
+            end = STEP;
+        }
+        for (const STORED *const stop = from + end; from < stop; from += STEP) {
+            for (int k = 0; k < VECTORS; k += 2) NAME(fa_load2)(from + k * WIDTH, &v[k], &v[k + 1]);
+            EACH(k) {
+                const VEC t = OF_REAL(FA_FROM)(v[k], octaves, offset);
+                const OF_REAL(fa_power) power = OF_REAL(fa_exp2_seen)(t, &seen);
+                const VEC e = power.a * power.b;
+                total[k] = OF_REAL(FA_PLUS)(power.a, power.b, total[k]);
+                if (keep) memcpy(keep + k * WIDTH, &e, sizeof e);
+                if (want & FA_ENTROPY) /* 0 must not meet -inf */
+                    weighted[k] = OF_REAL(FA_PLUS)(power.a, power.b * MAX(EVERY(LEAST), t), weighted[k]);
+                if (want & FA_MOMENTS) {
+                    squares[k] += e * e;
+                    top[k] = MAX(v[k], top[k]);
+                    if (rest >= STEP) linear[k] += v[k];
+                }
             }
+            if (keep) keep += STEP;
         }
     }
     NAME(fa_tile_sums) sums = {0, 0, 0, 0, 0};
 #define ACROSS(lanes) (double)NAME(fa_sum_across)(lanes)
-    sums.total = ACROSS(total);
+    sums.total = OF_REAL(fa_beyond)(seen) ? INFINITY : ACROSS(total);
     if (want & FA_ENTROPY) sums.weighted = ACROSS(weighted);
     if (want & FA_MOMENTS) {
         sums.squares = ACROSS(squares);
@@ -273,7 +288,9 @@ FA_INLINE void NAME(fa_bend)(const STORED *x, ptrdiff_t n, REAL base, REAL octav
     for (ptrdiff_t i = 0; i < n; i += STEP) {
         NAME(fa_take)(x + i, n - i, v);
         EACH(k) {
-            const VEC t = (v[k] - base) * octaves, e = EXP2(t);
+            const VEC t = (v[k] - base) * octaves;
+            const OF_REAL(fa_power) power = OF_REAL(fa_exp2)(t);
+            const VEC e = power.a * power.b;
             const VEC slope = curved == 2 ? a + b * t + c * e : curved == 1 ? a + b * t : EVERY(a);
             v[k] = OF_REAL(FA_UNLESS_BELOW)(t, LEAST, e * slope);
             if (curved == 2) v[k] += d;
@@ -342,14 +359,11 @@ static FA_UNUSED void NAME(fa_row_scale)(const STORED *x, ptrdiff_t n, double sc
 #undef WIDTH
 #undef MAX
 #undef EVERY
-#undef EXP2
 #undef STEP
 #undef TILE
 #undef LEVEL_HOLDS
 #undef KEEPS
 #undef LEAST_EXP
-#undef VECTORS
-#undef EACH
 #undef KIND
 #undef STORED
 #undef REAL
