@@ -7,7 +7,8 @@ c) Tallies are summed by tile, in one order for every number of threads; of a ti
 
 What does not count is selected away; the extension squeezes it out, in a loop that LLVM cannot vectorise.  Measured,
 2^20 elements, and left: prefetching the next tile (DPO in float64: 5.0 ns per element, with it 13.8); tallies in double
-beside a rule in float32 (PPO: 1.3, with them 1.9).
+beside a rule in float32 (PPO: 1.3, with them 1.9); a loop of its own, without selections, for tiles of which all counts
+(PPO in float32: 1.03 ms, so 0.96, compiled twice); tiles of 256 and 512 (within 5 %, with a mask 10 and 40 % slower).
 """
 
 from functools import cache

@@ -81,7 +81,7 @@ def sweep(rewards, values, last_values, terminated, gamma, lam, out, returns):
             if too < 0:  # their number is odd: the first step comes again, and goes nowhere
                 y_too, to, too = ((spare, spare) if valued else (spare,)), 0, at
             sweep_rows(x, follow, start(terminated), carry, y, y_too, at, too, to, width, last, gamma, lam)
-            follow, last, at = shift(x[1], too) if valued else spare, no_flag, at - 2 * streams
+            follow, last, at = shift(x[-1], too) if valued else spare, no_flag, at - 2 * streams
         first, width = first + width, 0
 
 
