@@ -1,9 +1,9 @@
 """exp, expm1, log and log1p that vectorise, in float64 and float32: no branches that stay, no tables, no calls.
 
 a) The rules' ``math`` is made here.  What it lacks of Python's, a rule gets from Python's: right, but a scalar call.
-b) Every function holds for all numbers: NaN, infinities, zeros, subnormal results; errors are at most 2 ulp.  In float32,
-   as in the extension, exp is 0 where its result would be below 2^-125.5 = 1.7e-38, and expm1 of -0 is 0: far below
-   the rounding of what rules add them to, and sixteen of PPO's 90 instructions.
+b) Every function holds for all numbers: NaN, infinities, zeros, subnormal results; errors are at most 2 ulp.  As in
+   the extension, exp of a float32 is 0 where it would be below 2^-125.5 = 1.7e-38, and expm1 of -0 is 0: far below the
+   rounding of what rules add them to, and sixteen of PPO's 90 instructions.
 c) Rounding to an integer is the addition of 1.5 * 2^52 (2^23): contraction is harmless, reassociation is not.
 d) Polynomials are Chebyshev fits, even and odd terms apart: a chain of half the length, and a rule waits for chains.
    DPO value and slopes, 4096 float64 in cache: 4.2 ns per element with the plain series in one chain, 3.5 so.
