@@ -4,12 +4,12 @@
 
 #include <stddef.h>
 
-/* a) What gcc 12 knows of a clamp's bounds becomes branches, then masks: unless the first two passes are off, PPO's loop
- *    in float is 87 vector instructions instead of 62 (1.16 and 0.95 ns per element).
- * b) A loop waits for the chain of one vector's operations (90 cycles): a scheduler of 64 does not reach the next one's.
- *    So several vectors are worked at side by side, in the order of their chains.  gcc takes as many elements at once as
- *    the narrowest number in a loop has lanes: FA_BESIDE is a short, of no other use.  2^20 elements, ns per element, PPO
- *    in float and double, DPO in float and double, plain; in order; with a short; both:
+/* a) What gcc 12 knows of a clamp's bounds becomes branches, then masks: unless the first two passes are off, PPO's
+ *    loop in float is 87 vector instructions instead of 62 (1.16 and 0.95 ns per element).
+ * b) A loop waits for the chain of one vector's operations (90 cycles): a scheduler of 64 does not reach the next
+ *    one's.  So several vectors are worked at side by side, in the order of their chains.  gcc takes as many elements
+ *    at once as the narrowest number in a loop has lanes: FA_BESIDE is a short, of no other use.  2^20 elements, ns per
+ *    element, PPO in float and double, DPO in float and double, plain; in order; with a short; both:
  *    AVX2   1.26 2.86 1.63 4.46   1.27 2.88 1.42 4.07   1.34 2.61 1.61 4.12   0.94 2.12 1.38 3.77
  *    SSE2   2.93 6.68 3.48 11.2   2.76 6.60 3.60 10.9                         2.07 4.97 3.19 7.78
  *    With AVX-512, whose registers are enough for a vector that takes two turns, the order does it: 0.70 1.95 1.12 3.1,
@@ -29,18 +29,22 @@
 #include "pointwise.h"
 
 #define REAL double
+#define LANES FA_LANES_DOUBLE
 #define NAME(stem) stem##_double
 #define MATH(function) fa_##function
 #include "rules_body.h"
 #undef REAL
+#undef LANES
 #undef NAME
 #undef MATH
 
 #define REAL float
+#define LANES FA_LANES_SINGLE
 #define NAME(stem) stem##_single
 #define MATH(function) fa_##function##_single
 #include "rules_body.h"
 #undef REAL
+#undef LANES
 #undef NAME
 #undef MATH
 
