@@ -14,17 +14,21 @@
  * f) A row of more than FA_ROW_CUT columns is the merger of its parts, cut there whoever computes them.
  * g) Backward: the base is where log p = 0, as far as a REAL can say, so what t loses by octaves being rounded is
  *    relative to log p; what is left over joins the factors.
- * h) Tried, 512 x 32,000 floats forward, one thread of a Zen 4, where reading them takes 1.9 to 2.5 ms.  As it is: 2.4
- *    with AVX-512 (2.2 without memory; bfloat16 2.3, float16 2.5), 3.3 with AVX2 (the halves 3.3).
- *    Before: the maximum of a tile, then its exponentials, by Cody and Waite: 5.6.
- *    AVX-512: (x - peak) c in two instructions 2.35, and bfloat16 2.5; vectors of 256 bits 3.0; the reduction as AVX2
- *    has it 2.4; Estrin's order 2.3; bfloat16 read by masked loads, without shifts: nothing gained.
- *    AVX2: without the upper bound of t 3.1, but 2^t of an element 128 octaves above the peak then wraps round to a
- *    small number; Estrin's order 0.3 more; four chains in lockstep: nothing gained.
+ * h) Tried, 512 x 32,000, one thread of a Zen 4, in ms, rows in the cache (reading 64 MB takes 1.4 to 2.0). As it is,
+ *    floats / with entropy / float16 / bfloat16 / doubles: AVX-512 1.7, 2.3, 2.1, 1.9, 5.5; AVX2 2.7, 3.1, 3.0, 3.1,
+ *    10.3.
+ *    Before, 2^t by one polynomial of degree 5 or 11: AVX-512 2.0, 2.3, 2.4, 2.1, 7.5; AVX2 3.3, 4.4, 3.3, 3.4, 12.3.
+ *    AVX-512: 16 roots and degree 3 1.86, float16 2.4; vscalef of the product 1.9, with float16 2.4; no vscalef, but
+ *    bounds and added exponents 2.2 to 2.5; no vreduce, but two subtractions 1.95; its index by an FMA 1.85; power +
+ *    power times the rest, 1.96 ulp instead of 2.9, 1.87. (x - peak) c in two instructions 2.35 for 2.2, vectors of
+ *    256 bits 3.0.
+ *    AVX2: with the upper bound of t as a float 3.3, as an integer 2.9. gcc's scheduling before the registers are
+ *    given out (-fschedule-insns) 4.1 and with -fsched-pressure 2.65; the doubles 9.3, or with 4 vectors 8.7.
+ *    Both: 4 vectors at once 2 to 5 % slower on floats, entropy 8 % on AVX2; by turns two sums each: nothing gained,
+ *    and one too many for AVX2's registers, where entropy took 4.4. The filling up of the last vectors within the
+ *    loop, by a call: sums in memory on AVX2.
  *    Software prefetch 1, 2 or 4 KiB ahead: 2.7 to 2.9 instead of 2.5, AVX2 3.5 instead of 3.2.
- *    1, 2 and 8 vectors at once instead of 4: within 3 %, but the halves 8 % better with 2; entropy with 2 on AVX2 7 %
- *    worse.
- *    Tiles of 512: 3 % slower, of 4096: 15 %.  The first peak from a whole tile, one by one: 0.5 ms.
+ *    Tiles of 512: 3 % slower, of 4096: 15 %. The first peak from a whole tile, one by one: 0.5 ms.
  */
 #ifndef FASTALIGN_ROWS_H
 #define FASTALIGN_ROWS_H

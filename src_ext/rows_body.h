@@ -43,13 +43,6 @@ FA_INLINE void NAME(fa_give)(STORED *x, ptrdiff_t n, const VEC v[VECTORS])
     if (n < STEP) memcpy(x, filled, (size_t)n * sizeof *x);
 }
 
-FA_INLINE REAL NAME(fa_sum_across)(VEC v[VECTORS])
-{
-    for (int half = VECTORS / 2; half > 0; half /= 2)
-        for (int k = 0; k < half; k++) v[k] += v[k + half];
-    return OF_REAL(fa_sum_of)(v[0]);
-}
-
 FA_INLINE REAL NAME(fa_top_across)(const VEC v[VECTORS])
 {
     VEC top = v[0];
@@ -85,15 +78,14 @@ FA_INLINE NAME(fa_level) NAME(fa_level_of)(double peak, REAL octaves)
 }
 
 /* weighted is of octaves.  The exponentials are stored where keep says, if it does: up to a whole STEP.  What is left
- * of x after whole STEPs is filled up and taken by the same loop again: with the call in it, it had its sums in memory. */
+ * of x after whole STEPs is filled up and taken by the same loop again: with a call in it, its sums were in memory. */
 FA_INLINE NAME(fa_tile_sums)
 NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level, const int want, STORED *keep)
 {
     const REAL octaves = level->octaves, offset = level->offset;
     const VEC zero = {0}, lowest = EVERY(-(REAL)INFINITY);
-    VEC v[VECTORS], total[VECTORS], weighted[VECTORS], squares[VECTORS], linear[VECTORS], top[VECTORS];
+    VEC v[VECTORS], total = zero, weighted = zero, squares = zero, linear = zero, top = lowest;
     OF_REAL(fa_int) seen = {0};
-    EACH(k) total[k] = weighted[k] = squares[k] = linear[k] = zero, top[k] = lowest;
     STORED filled[STEP];
     const STORED *from = x;
     for (ptrdiff_t rest = n, end = n - n % STEP; rest > 0; rest -= end) {
@@ -108,21 +100,21 @@ NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level, const 
                 const VEC t = OF_REAL(FA_FROM)(v[k], octaves, offset);
                 const OF_REAL(fa_power) power = OF_REAL(fa_exp2_seen)(t, &seen);
                 const VEC e = power.a * power.b;
-                total[k] = OF_REAL(FA_PLUS)(power.a, power.b, total[k]);
+                total = OF_REAL(FA_PLUS)(power.a, power.b, total);
                 if (keep) memcpy(keep + k * WIDTH, &e, sizeof e);
                 if (want & FA_ENTROPY) /* 0 must not meet -inf */
-                    weighted[k] = OF_REAL(FA_PLUS)(power.a, power.b * MAX(EVERY(LEAST), t), weighted[k]);
+                    weighted = OF_REAL(FA_PLUS)(power.a, power.b * MAX(EVERY(LEAST), t), weighted);
                 if (want & FA_MOMENTS) {
-                    squares[k] += e * e;
-                    top[k] = MAX(v[k], top[k]);
-                    if (rest >= STEP) linear[k] += v[k];
+                    squares += e * e;
+                    top = MAX(v[k], top);
+                    if (rest >= STEP) linear += v[k];
                 }
             }
             if (keep) keep += STEP;
         }
     }
     NAME(fa_tile_sums) sums = {0, 0, 0, 0, 0};
-#define ACROSS(lanes) (double)NAME(fa_sum_across)(lanes)
+#define ACROSS(lanes) (double)OF_REAL(fa_sum_of)(lanes)
     sums.total = OF_REAL(fa_beyond)(seen) ? INFINITY : ACROSS(total);
     if (want & FA_ENTROPY) sums.weighted = ACROSS(weighted);
     if (want & FA_MOMENTS) {
@@ -134,7 +126,7 @@ NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level, const 
         } else {
             for (ptrdiff_t i = n - n % STEP; i < n; i++) sums.linear += NAME(fa_get)(x, i);
         }
-        sums.top = NAME(fa_top_across)(top);
+        sums.top = OF_REAL(fa_top_of)(top);
     }
 #undef ACROSS
     return sums;

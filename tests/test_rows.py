@@ -69,6 +69,16 @@ def test_a_peak_that_rises_late(walker, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_a_rise_by_any_number_of_octaves(walker, dtype):
+    """Also by so many that a power of two cannot hold them, in one element or from there on, in whole vectors or not."""
+    rises = np.concatenate([np.arange(0.0, 800.0, 7.3), np.arange(85.0, 93.0, 0.25), 2.0 ** np.arange(10, 16)])
+    alone, after = np.zeros((len(rises), 701)), np.zeros((len(rises), 701))
+    alone[:, 500] = rises
+    after[:, 650:] = rises[:, None]
+    agree(walker, np.concatenate([alone, after]), dtype, EPS[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("prefix", [1, 255, 256, 2048, 4096])
 def test_a_prefix_of_nothing(walker, dtype, prefix):
     logits = np.random.default_rng(1).standard_normal((2, prefix + 5)) * 3
