@@ -163,8 +163,8 @@ FA_OPERATIONS(double)
 
 /* ---- powers of two ----------------------------------------------------------------------------------------------- */
 
-/* 2^t in two factors, exactly 1 at 0; nothing, beside a sum of 1, where that is below the normal numbers.  The product's
- * relative error is at most 1.6e-7 and 2.6e-16, AVX-512 2.4e-7 and 3.1e-16.
+/* 2^t in two factors, exactly 1 at 0; nothing, beside a sum of 1, where that is below the normal numbers.  The
+ * relative error of their product is at most 1.6e-7 and 2.6e-16, AVX-512 2.4e-7 and 3.1e-16.
  *
  * Where there are permutations t = n + j/m + r, 2^(j/m) stands in one or two registers, and the polynomial of 2^r,
  * minimax with P(0) = 1, is short: relative error 2.5e-8 and 3e-18, AVX-512 6.5e-8 and 8e-18.
