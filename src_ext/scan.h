@@ -4,10 +4,13 @@
  *    goes into arrays of one vector, the loop over such an array vectorises to a single instruction per operation, and
  *    the arrays to registers.  A loop over whole rows instead is as wide as the flags, 64 lanes, and spills.
  * b) Time-major streams: two steps at a time over wide rows, so that carry and next value make the way to L1 and back
- *    half as often.  24 x 4096 and 128 x 4096 float32, a copy being 19 and 92 us: 41 and 214 us (AVX2 46 and 238), one
- *    step at a time 46 and 255; four meet the same sets of L1 and take twice as long.  1024 x 4096: 3.0 ms, one step at
- *    a time 5.6, in blocks of 1024 streams 3.6, of 256 4.6.  Prefetching the rows above: 128 x 4096 in 230 us.
- *    Conversions between float and double bound it: intrinsics written by hand are within 8 %.
+ *    half as often.  24 x 4096 and 128 x 4096 float32, a copy being 18 and 88 us: 36 and 193 us (AVX2 46 and 246), half of
+ *    it conversions between float and double.  Arrays that lie at the same place of their pages cost a tenth of that.
+ *    More steps at a time meet the same sets of L1: three 51 us, four 57 and more.  To read next values again instead of
+ *    carrying them costs a conversion: 47 us.  1024 x 4096: 3.0 ms, one step at a time 5.6, in blocks of 1024 streams
+ *    3.6, of 256 4.6.  Prefetching the rows above makes it 6 % slower.
+ *    Few streams go through all steps in registers: 4 and 8 take 0.43 and 0.38 ns per element, 2 and 3 one after the
+ *    other 1.1; in two lanes gcc 12 makes it 5.3.
  * c) Streams whose steps are neighbours, plain and of 128 steps and more, with AVX2: lanes are neighbouring steps
  *    (scan_line.h).  10^6 steps with 0.1 % ends take 0.59 ms in float32 and 0.65 in float64 (AVX2 0.66 and 0.71), in
  *    chains 0.93 and 0.78; without any end 0.59 and 0.68 (AVX2 0.64 and 0.71), in the one chain that is left 1.10.
@@ -42,8 +45,10 @@
 
 #ifdef __AVX512F__
 #define FA_SCAN_LANES 8
+#define FA_SCAN_UNITS 4 /* vectors of broad rows at once */
 #else
 #define FA_SCAN_LANES 4
+#define FA_SCAN_UNITS 1
 #endif
 
 #if defined(__AVX2__) && defined(__FMA__) && (defined(__clang__) || __GNUC__ >= 12)
@@ -55,6 +60,7 @@
 enum {
     FA_SCAN_WIDTH = 4096, /* streams of a block */
     FA_SCAN_NARROW = 64,  /* fewer streams than this go through all their steps in registers */
+    FA_SCAN_BROAD = 256,  /* fewer go a vector at a time: several wait for what they carried two steps before */
     FA_SCAN_TURN = 32,    /* steps turned at a time */
     FA_SCAN_CHAINS = 3,   /* of one stream; 2 and 4 are as fast within 5 %, for want of registers */
     FA_SCAN_APART = 8,    /* steps between the chains of long streams, lest they meet at one place of their pages */
@@ -440,6 +446,34 @@ static FA_UNUSED const FA_ALIGNED uint64_t fa_lane_masks[16][4] = {
 #define FA_LATER(x, after, k) ((fa_vector)_mm512_alignr_epi64((__m512i)(after), (__m512i)(x), k))
 #else
 #define FA_LATER(x, after, k) __builtin_shufflevector(x, after, k, k + 1, k + 2, k + 3)
+#endif
+
+/* The lanes whose flag is not set, as a mask, and x there, 0 elsewhere. */
+#if FA_SCAN_LANES == 8
+typedef __mmask8 fa_gate;
+FA_INLINE fa_gate fa_gate_of(const unsigned char *flags)
+{
+    const __m128i all = _mm_loadl_epi64((const __m128i *)flags);
+    return (fa_gate)_mm_testn_epi8_mask(all, all);
+}
+
+FA_INLINE fa_vector fa_gated(fa_vector x, fa_gate open)
+{
+    return _mm512_maskz_mov_pd(open, x);
+}
+#else
+typedef fa_words fa_gate;
+FA_INLINE fa_gate fa_gate_of(const unsigned char *flags)
+{
+    int four;
+    memcpy(&four, flags, 4);
+    return (fa_words)_mm256_cmpeq_epi64(_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four)), _mm256_setzero_si256());
+}
+
+FA_INLINE fa_vector fa_gated(fa_vector x, fa_gate open)
+{
+    return (fa_vector)((fa_words)x & open);
+}
 #endif
 
 FA_INLINE fa_vector fa_every(double x)

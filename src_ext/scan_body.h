@@ -36,13 +36,19 @@ FA_INLINE void NAME(fa_scan_pairs)(fa_scan_rule rule, const int how, const fa_sc
     ptrdiff_t j = 0;
     for (; j < lead; j++)
         FA_JOIN(NAME(fa_scan_pair), _1)(rule, how, &s, at + j, carry + j, follow + j);
-    ptrdiff_t groups = (width - j) / FA_SCAN_LANES, k = j, step = FA_SCAN_LANES;
-    const ptrdiff_t whole = j + groups * FA_SCAN_LANES;
-    if (fa_scan_downwards(&s)) k = whole - FA_SCAN_LANES, step = -FA_SCAN_LANES;
-    for (; groups > 0; groups--, k += step)
-        FA_JOIN(NAME(fa_scan_pair), FA_JOIN(_, FA_SCAN_LANES))(rule, how, &s, at + k, carry + k, follow + k);
-    for (j = whole; j < width; j++)
-        FA_JOIN(NAME(fa_scan_pair), _1)(rule, how, &s, at + j, carry + j, follow + j);
+#if FA_SCAN_LINE
+#define FA_WIDE(units) NAME(fa_scan_wide)(rule, how, units, &s, at + k, carry + k, follow + k)
+#else
+#define FA_WIDE(units) FA_JOIN(NAME(fa_scan_pair), FA_JOIN(_, FA_SCAN_LANES))(rule, how, &s, at + k, carry + k, follow + k)
+#endif
+    enum { WIDE = FA_SCAN_LANES * FA_SCAN_UNITS };
+    ptrdiff_t groups = width < FA_SCAN_BROAD ? 0 : (width - j) / WIDE, k = j, step = WIDE;
+    const ptrdiff_t whole = j + groups * WIDE;
+    if (fa_scan_downwards(&s)) k = whole - WIDE, step = -WIDE;
+    for (; groups > 0; groups--, k += step) FA_WIDE(FA_SCAN_UNITS);
+    for (k = whole; k + FA_SCAN_LANES <= width; k += FA_SCAN_LANES) FA_WIDE(1);
+    for (; k < width; k++) FA_JOIN(NAME(fa_scan_pair), _1)(rule, how, &s, at + k, carry + k, follow + k);
+#undef FA_WIDE
 }
 
 FA_INLINE void NAME(fa_scan_rows)(fa_scan_rule rule, int how, const fa_scan *w, ptrdiff_t at, ptrdiff_t depth,

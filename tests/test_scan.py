@@ -51,7 +51,7 @@ def test_every_width_and_length(monkeypatch, option, layout, dtype):
     need("cython", cython_cpu.why_not())
     sizes = [(5, n) for n in (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 63, 64, 67)]
     sizes += [(steps, n) for steps in (1, 2, 3, 4, 31, 32, 33, 65, 100) for n in (9, 70)]
-    sizes += [(3, 4101), (4, 1024), (514, 2), (700, 5)]
+    sizes += [(3, 4101), (4, 1024), (5, 300), (514, 2), (700, 5)]
     for steps, count in sizes:
         given = streams((steps, count) if layout == "TN" else (count, steps), layout, dtype, option, steps * count)
         want = gae(**widened(given), backend="numpy")
@@ -351,3 +351,16 @@ def test_packed_sequences_have_one_axis():
     x = np.ones((2, 3))
     with pytest.raises(ValueError, match=r"rewards has shape \(2, 3\); expected one axis with cu_seqlens"):
         gae(x, x, x > 1, cu_seqlens=[0, 6])
+
+
+@pytest.mark.parametrize("value", [NAN, np.inf, -np.inf])
+def test_what_is_not_finite_stays_in_its_stream_and_episode(backend, value):
+    """In wide rows, whose vectors go several at once."""
+    rng = np.random.default_rng(7)
+    rewards, values = rng.standard_normal((2, 9, 301))
+    ended = rng.random((9, 301)) < 0.3
+    at = rng.random((2, 9, 301)) < 0.02
+    rewards[at[0]], values[at[1]] = value, -value
+    got = gae(rewards, values, ended, last_values=np.full(301, value), backend=backend)
+    for g, w in zip(got, gae(rewards, values, ended, last_values=np.full(301, value), backend="numpy"), strict=True):
+        np.testing.assert_allclose(g, w, rtol=1e-13, atol=1e-13)
