@@ -17,6 +17,7 @@ import numpy as np
 
 from ...binding import FAMILIES, family
 from .. import PART, row_units
+from .calls import pointwise_ready as pointwise_ready
 from .elements import pointwise_kernel
 from .group import group_kernels
 from .packed import packed_kernel
@@ -44,9 +45,12 @@ def row_forward(
     logits: Array, kind: str, tokens: Array, mask: Any, scale: float, logp: Array, lse: Array, entropy: Any,
     sum_p2: Any = None, mean_logit: Any = None, top1: Any = None, parts: Any = None,
 ) -> None:  # fmt: skip
-    mask, top1 = (NOTHING["uint8"] if x is None else x for x in (mask, top1))
-    moments = [_given(x, logp) for x in (entropy, sum_p2, mean_logit)]
-    row_kernels(kind)[0](logits, tokens, mask, scale, logp, lse, *moments, top1, NO_PARTS if parts is None else parts)
+    flags, nothing = NOTHING["uint8"], NOTHING[DTYPES[logp.dtype.char]]
+    row_kernels(kind)[0](
+        logits, tokens, flags if mask is None else mask, scale, logp, lse, nothing if entropy is None else entropy,
+        nothing if sum_p2 is None else sum_p2, nothing if mean_logit is None else mean_logit,
+        flags if top1 is None else top1, NO_PARTS if parts is None else parts,
+    )  # fmt: skip
 
 
 def row_backward(
@@ -99,27 +103,28 @@ def scan(
     dtype, streams = DTYPES[rewards.dtype.char], len(rewards) if layout == "NT" else rewards.shape[1]
     last_values = NOTHING[dtype] if last_values is None else last_values
     plain = next_values is None and truncated is None and mask is None and (values is None) == (returns is None)
-    values, next_values, final_values, returns = (
-        NO_NUMBERS[dtype] if x is None else x for x in (values, next_values, final_values, returns)
-    )
+    valued, absent = not plain or values is not None, NO_NUMBERS[dtype]
+    values, returns = absent if values is None else values, absent if returns is None else returns
+    if plain and offsets is None:
+        if layout == "TN" and streams > 1:
+            scan_kernel(sweep, kind, dtype, valued)(rewards, values, last_values, terminated, gamma, lam, out, returns)
+        else:
+            scan_kernel(chain, kind, dtype, valued)(
+                rewards, values, last_values, terminated, gamma, lam, out, returns, streams
+            )
+        return
+    next_values, final_values = (absent if x is None else x for x in (next_values, final_values))
     truncated, mask = (NO_FLAGS if x is None else x for x in (truncated, mask))
-    valued = not plain or values.size > 0
     if offsets is not None:
         some = (rewards, values, next_values, final_values, terminated, truncated, mask, out, returns)
         r, v, n, f, ends, cuts, kept, o, back = (x.reshape(-1) for x in some)
         flat = (r, v, last_values, ends) if plain else (r, v, n, f, last_values, ends, cuts, kept)
         packed_kernel(plain, kind, dtype, valued)(*flat, gamma, lam, offsets, o, back)
-    elif not plain:
+    else:
         scan_kernel(walk, kind, dtype, valued)(
             rewards, values, next_values, final_values, last_values, terminated, truncated, mask, gamma, lam,
             layout == "TN", out, returns,
         )  # fmt: skip
-    elif layout == "TN" and streams > 1:
-        scan_kernel(sweep, kind, dtype, valued)(rewards, values, last_values, terminated, gamma, lam, out, returns)
-    else:
-        scan_kernel(chain, kind, dtype, valued)(
-            rewards, values, last_values, terminated, gamma, lam, out, returns, streams
-        )
 
 
 def group_reduce(values: Array, offsets: Array, mask: Any, mean: bool, out: Array, counts: Array) -> None:

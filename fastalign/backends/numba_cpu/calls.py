@@ -1,0 +1,106 @@
+"""Whole calls of a pointwise rule: small arrays that need no cast are recognised, walked and put together.
+
+Anything else, and every error, is given back as None before anything was written, for Python to prepare or to explain.
+PPO of 64 elements: 6.4 us instead of 15.4, of which the kernel takes 0.8.
+"""
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from ...binding import FAMILIES
+from .. import BLOCK
+from .elements import pointwise_kernel
+
+try:  # as in threads.py: 0.1 us instead of 0.7
+    environment = import_module("fastalign._cpu").environment
+except (ImportError, AttributeError):
+
+    def environment(name: str) -> str:
+        return os.environ.get(name, "")
+
+
+Array = np.ndarray
+REALS = {"f": "float32", "d": "float64"}
+NO_MASK = np.empty(0, np.uint8)
+
+
+@lru_cache(256)
+def pointwise_ready(rule: Any) -> Callable[[tuple[Any, ...], Any, Any, int], Any]:
+    """What takes the whole call of a rule of elementwise.py, as src_ext/call.pxi does, of one block of elements."""
+    family, kind, wanted = rule.family, rule.kind, rule.wanted
+    tallies, spare = FAMILIES[family].tallies, len(FAMILIES[family].outputs) - wanted
+    options, weight = tuple(map(float, rule.options)), rule.weight
+
+    def ready(given: tuple[Any, ...], mask: Any, out: Any, limit: int) -> Any:
+        first = given[0]
+        if type(first) is not np.ndarray or environment("FASTALIGN_BACKEND") not in ("", "numba"):
+            return None
+        dtype, shape, size = first.dtype, first.shape, first.size
+        real = REALS.get(dtype.char)
+        if real is None or not 0 < size <= BLOCK or size >= limit:
+            return None
+        inputs = _inputs(given, rule.required, dtype, shape)
+        kept = NO_MASK if mask is None else _kept(mask, shape)
+        if inputs is None or kept is None:
+            return None
+        n = size if mask is None else int(np.count_nonzero(kept))
+        outputs = _outputs(out, wanted, dtype, shape, (*given, mask))
+        if n == 0 or outputs is None:
+            return None
+        written = outputs if len(shape) == 1 else tuple([x.reshape(-1) for x in outputs])
+        partials, params = np.empty((1, tallies)), (*options, 1.0 / n if weight is None else float(weight))
+        nothing = (np.empty(0, dtype),) * spare
+        pointwise_kernel(family, kind, real)(inputs, kept, params, written + nothing, partials)
+        return rule.returned(partials[0].tolist(), n, outputs)
+
+    return ready
+
+
+def _plain(x: Any, dtype: np.dtype, shape: tuple[int, ...]) -> bool:
+    if type(x) is not np.ndarray or x.dtype is not dtype or x.shape != shape:  # of one dtype there may be two: rarely
+        return False
+    flags = x.flags
+    return flags.c_contiguous and flags.aligned and dtype.isnative
+
+
+def _inputs(given: tuple[Any, ...], required: int, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[Array, ...] | None:
+    """On one axis; zeros for what is absent and may be."""
+    found = []
+    for k, x in enumerate(given):
+        if x is None and k >= required:
+            x = np.zeros(shape, dtype)
+        elif not _plain(x, dtype, shape):
+            return None
+        found.append(x if len(shape) == 1 else x.reshape(-1))
+    return tuple(found)
+
+
+def _kept(mask: Any, shape: tuple[int, ...]) -> Array | None:
+    """Bools, or bytes of nothing but 0 and 1."""
+    if type(mask) is not np.ndarray or mask.shape != shape or not mask.flags.c_contiguous:
+        return None
+    if mask.dtype.char != "?" and (mask.dtype.char != "B" or mask.max() > 1):
+        return None
+    return mask.view(np.uint8).reshape(-1)
+
+
+def _outputs(
+    out: Any, wanted: int, dtype: np.dtype, shape: tuple[int, ...], read: tuple[Any, ...]
+) -> tuple[Array, ...] | None:
+    """New ones, or the caller's if they can be written and share no memory with anything."""
+    if out is None:
+        return tuple([np.empty(shape, dtype) for _ in range(wanted)])
+    outputs = (out,) if wanted == 1 else out
+    if type(outputs) is not tuple or len(outputs) != wanted:
+        return None
+    for k, x in enumerate(outputs):
+        if not _plain(x, dtype, shape) or not x.flags.writeable:
+            return None
+        if any(other is not None and np.may_share_memory(x, other) for other in (*read, *outputs[:k])):
+            return None
+    return outputs
