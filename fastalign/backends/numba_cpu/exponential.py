@@ -1,5 +1,8 @@
 """2^t for the rows, in float32 and float64: rounding by a magic number, a polynomial, the exponent by its bits.
 
+Beyond the upper bound the polynomial is of a large number, and positive: times infinity.  To bound t itself from both
+sides takes LLVM an instruction more, and 5 % of the time of a row.
+
 The polynomials are minimax for relative error, and exactly 1 at 0: 9e-8 and 4e-18.
 """
 
@@ -13,7 +16,7 @@ F32 = SimpleNamespace(
     real=np.float32,
     magic=np.float32(12583039.0),  # 1.5 * 2^23 + 127: the biased exponent in the low bits
     lowest=np.float32(-127.0),  # the exponent of 0
-    highest=np.float32(128.0),  # the exponent of infinity
+    highest=np.float32(12583039.0 + 128.0),  # the exponent of infinity, with the magic number
     shift=np.int32(23),
     sign_shift=np.int32(31),
     magnitude=np.int32(0x7FFFFFFF),
@@ -25,7 +28,7 @@ F64 = SimpleNamespace(
     real=np.float64,
     magic=6755399441055744.0 + 1023.0,
     lowest=-1023.0,
-    highest=1024.0,
+    highest=6755399441055744.0 + 1023.0 + 1024.0,
     shift=np.int64(52),
     sign_shift=np.int64(63),
     magnitude=np.int64(2**63 - 1),
@@ -42,9 +45,9 @@ F64 = SimpleNamespace(
 def exp2_float32(t):
     """2^t; below -126.5 it is 0; NaN stays."""
     above = lowest if t < lowest else t
-    near = highest if above > highest else above
-    z = near + magic
-    f = near - (z - magic)
+    z = above + magic
+    z = highest if z > highest else z
+    f = above - (z - magic)
     p = ((((c5 * f + c4) * f + c3) * f + c2) * f + c1) * f + real(1.0)
     power = integer(real(z).view(integer) << integer(shift)).view(real)
     return p * power
@@ -53,9 +56,9 @@ def exp2_float32(t):
 def exp2_float64(t):
     """2^t; below -1022.5 it is 0; NaN stays."""
     above = lowest if t < lowest else t
-    near = highest if above > highest else above
-    z = near + magic
-    f = near - (z - magic)
+    z = above + magic
+    z = highest if z > highest else z
+    f = above - (z - magic)
     p = ((((c11 * f + c10) * f + c9) * f + c8) * f + c7) * f + c6
     p = (((((p * f + c5) * f + c4) * f + c3) * f + c2) * f + c1) * f + real(1.0)
     power = integer(real(z).view(integer) << integer(shift)).view(real)

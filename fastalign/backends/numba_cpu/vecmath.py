@@ -68,7 +68,7 @@ F32 = SimpleNamespace(
     shift=np.uint32(23),
     one_bit=np.uint32(1),
     lowest=-87.4,  # where 2^(n-1) is 0
-    highest=88.73,
+    highest=1.5 * 2.0**23 + 126.0 + 128.0,  # of n with the magic number: LLVM makes three instructions of two in a row
     least=2.0**-126,
     raised=2.0**25,
     raised_by=25.0,
@@ -112,24 +112,31 @@ def log_series_float32(z):
 # ---- for both dtypes -------------------------------------------------------------------------------------------------
 
 
-def bounded(x):
-    low = lowest if x < lowest else x
-    return highest if low > highest else low
-
-
-def reduced(x):
+def reduced_float64(x):
     """Of x = n ln 2 + r: n with the magic number added, n, what r lost, r, and r^2 P(r)."""
-    b = bounded(x)
-    z = b * log2e + magic
+    low = lowest if x < lowest else x
+    bounded = highest if low > highest else low
+    z = bounded * log2e + magic
     n = z - magic
-    exact = b - n * ln2_hi
+    exact = bounded - n * ln2_hi
     r = exact - n * ln2_lo
     q = r * r
     return z, n, (exact - r) - n * ln2_lo, r, exp_series(r, q) * q
 
 
+def reduced_float32(x):
+    """n with the magic number added, and r + r^2 P(r): beyond the largest n a large number, or infinity."""
+    low = lowest if x < lowest else x
+    above = low * log2e + magic
+    z = highest if above > highest else above
+    n = z - magic
+    r = (low - n * ln2_hi) - n * ln2_lo
+    q = r * r
+    return z, exp_series(r, q) * q + r
+
+
 def exp_float64(x):
-    z, n, lost, r, p = reduced(x)
+    z, _, _, r, p = reduced(x)
     # In two factors: 2^n alone is not a normal number where the result is subnormal, nor at 2^1024.
     whole = real(z).view(integer)
     first = integer(whole >> one_bit)
@@ -140,7 +147,7 @@ def exp_float64(x):
 
 def expm1_float64(x):
     """Begins as exp does: a rule that wants both, shares that."""
-    z, n, lost, r, p = reduced(x)
+    _, n, lost, r, p = reduced(x)
     m = certain if n < certain else n
     # Half of 2^n: 2^1024 is infinite.
     power = integer(real(m + (magic - bias - one)).view(integer) << shift).view(real)
@@ -150,16 +157,16 @@ def expm1_float64(x):
 
 def exp_float32(x):
     """By half of 2^n: 2^128 is infinite, and from 2^-126 down the half is 0."""
-    z, n, lost, r, p = reduced(x)
+    z, core = reduced(x)
     power = integer(real(z).view(integer) << shift).view(real)
-    y = (p + r) * power + power
+    y = core * power + power
     return y + y
 
 
 def expm1_float32(x):
-    z, n, lost, r, p = reduced(x)
+    z, core = reduced(x)
     power = integer(real(z).view(integer) << shift).view(real)
-    y = (p + r) * power + (power - half)
+    y = core * power + (power - half)
     return y + y
 
 
@@ -209,13 +216,12 @@ def vecmath(dtype: str, compile: Callable[[Any], Any]) -> ModuleType:
         name: of.real(x) if isinstance(x, float) else x for name, x in vars(of).items() if name not in ("e", "a")
     }
     free |= {f"{letter}{k}": of.real(c) for letter in "ea" for k, c in enumerate(getattr(of, letter))}
-    own = (exp_series_float64, log_series_float64, exp_float64, expm1_float64)
+    own = (exp_series_float64, log_series_float64, reduced_float64, exp_float64, expm1_float64)
     if dtype == "float32":
-        own = (exp_series_float32, log_series_float32, exp_float32, expm1_float32)
+        own = (exp_series_float32, log_series_float32, reduced_float32, exp_float32, expm1_float32)
     for name, function in (
-        ("exp_series", own[0]), ("log_series", own[1]), ("bounded", bounded), ("reduced", reduced),
-        ("log_plus", log_plus), ("log_ends", log_ends), ("exp", own[2]), ("expm1", own[3]), ("log", log),
-        ("log1p", log1p),
+        ("exp_series", own[0]), ("log_series", own[1]), ("reduced", own[2]), ("log_plus", log_plus),
+        ("log_ends", log_ends), ("exp", own[3]), ("expm1", own[4]), ("log", log), ("log1p", log1p),
     ):  # fmt: skip
         free[name] = compile(clone(function, free, f"{name}_{dtype}"))
     module = ModuleType(f"math_{dtype}", "Python's math, with functions that vectorise.")
