@@ -31,16 +31,7 @@
 #define FA_RESULTS 12
 #define FA_PARAMS 8
 
-/* How many lanes a step uses of them: one vector of AVX-512, whose tallies then stay in registers (16 doubles: DPO 2.96
- * ns per element instead of 2.78, PPO 1.75 and 1.67); elsewhere as many as are worked at side by side (rules.h). */
-#ifdef __AVX512F__
-#define FA_LANES_DOUBLE 8
-#else
-#define FA_LANES_DOUBLE FA_LANES
-#endif
-#define FA_LANES_SINGLE FA_LANES
-
-/* n is a multiple of the step's lanes; element i is tallied in the i-th of them, modulo their number. */
+/* n is a multiple of FA_LANES; what is tallied is added to lanes. */
 typedef void (*fa_step)(const void *const *in, void *const *out, ptrdiff_t n, const double *p,
                         double lanes[][FA_LANES]);
 
@@ -95,14 +86,12 @@ FA_INLINE ptrdiff_t fa_kept(const unsigned char *mask, ptrdiff_t n)
 
 #define ARRAY double
 #define REAL double
-#define LANES FA_LANES_DOUBLE
 #define NARROW 0
 #define NAME(stem) stem##_double
 #include "pointwise_body.h"
 
 #define ARRAY float
 #define REAL float
-#define LANES FA_LANES_SINGLE
 #define NARROW 1
 #define NAME(stem) stem##_single
 #include "pointwise_body.h"
@@ -110,7 +99,6 @@ FA_INLINE ptrdiff_t fa_kept(const unsigned char *mask, ptrdiff_t n)
 /* float32 arrays, computed in double. */
 #define ARRAY float
 #define REAL double
-#define LANES FA_LANES_DOUBLE
 #define NARROW 0
 #define NAME(stem) stem##_widened
 #include "pointwise_body.h"

@@ -1,4 +1,4 @@
-/* Tiles and blocks of the pointwise shape; included by pointwise.h for arrays of ARRAY computed in REAL, in LANES. */
+/* Tiles and blocks of the pointwise shape; included by pointwise.h for arrays of ARRAY computed in REAL. */
 
 typedef struct { REAL x[FA_INPUTS][FA_TILE], y[FA_RESULTS][FA_TILE]; } NAME(fa_buffers);
 
@@ -13,7 +13,7 @@ static FA_UNUSED void NAME(fa_buffered)(const fa_pointwise *w, NAME(fa_buffers) 
                                         double lanes[][FA_LANES])
 {
     const fa_kind *kind = w->kind;
-    const ptrdiff_t full = n / LANES * LANES, rest = n - full;
+    const ptrdiff_t full = n / FA_LANES * FA_LANES, rest = n - full;
     const void *in[FA_INPUTS];
     void *out[FA_RESULTS];
     for (int c = 0; c < kind->inputs; c++) in[c] = b->x[c];
@@ -23,11 +23,11 @@ static FA_UNUSED void NAME(fa_buffered)(const fa_pointwise *w, NAME(fa_buffers) 
     double last[FA_RESULTS][FA_LANES];
     fa_clear(kind, last);
     for (int c = 0; c < kind->inputs; c++) {
-        for (ptrdiff_t l = rest; l < LANES; l++) b->x[c][full + l] = b->x[c][n - 1];
+        for (ptrdiff_t l = rest; l < FA_LANES; l++) b->x[c][full + l] = b->x[c][n - 1];
         in[c] = b->x[c] + full;
     }
     for (int c = 0; c < kind->outputs; c++) out[c] = b->y[c] + full;
-    NAME(fa_step_of)(kind)(in, out, LANES, w->p, last);
+    NAME(fa_step_of)(kind)(in, out, FA_LANES, w->p, last);
     for (int k = 0; k < kind->sums + kind->peaks; k++)
         for (ptrdiff_t l = 0; l < rest; l++)
             lanes[k][l] = k < kind->sums ? lanes[k][l] + last[k][l] : fa_peak(last[k][l], lanes[k][l]);
@@ -52,7 +52,7 @@ static FA_UNUSED void NAME(fa_copied)(const fa_pointwise *w, NAME(fa_buffers) *b
 static FA_UNUSED void NAME(fa_direct)(const fa_pointwise *w, NAME(fa_buffers) *b, ptrdiff_t at, ptrdiff_t n,
                                       double lanes[][FA_LANES])
 {
-    const ptrdiff_t full = sizeof(ARRAY) == sizeof(REAL) ? n / LANES * LANES : 0;
+    const ptrdiff_t full = sizeof(ARRAY) == sizeof(REAL) ? n / FA_LANES * FA_LANES : 0;
     const void *in[FA_INPUTS];
     void *out[FA_RESULTS];
     if (full) {
@@ -107,6 +107,5 @@ static FA_UNUSED void NAME(fa_run)(const fa_pointwise *w, ptrdiff_t n, double *p
 
 #undef ARRAY
 #undef REAL
-#undef LANES
 #undef NARROW
 #undef NAME

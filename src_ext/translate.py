@@ -117,22 +117,23 @@ def members(count: int) -> str:
     return ", ".join(f"v{k}" for k in range(count))
 
 
-# Sums and peaks run in LANES lanes in registers: inner loops of that length vectorise without reassociation.  A peak's
-# comparison passes NaN by: they are seen in the sum of the same number, if the frame has one (infinities of both signs
-# would make it NaN, too), or counted.  The loop is a function of its own for its restrict, which gcc honours in
-# parameters, not in variables.  FA_BESIDE: see rules.h.
+# Sums and peaks run in FA_LANES lanes in registers: inner loops of that length vectorise without reassociation, and
+# with the same bits for every instruction set's number of lanes.  A peak's comparison passes NaN by: they are seen in
+# the sum of the same number, if the frame has one (infinities of both signs would make it NaN, too), or counted.
+# The loop is a function of its own for its restrict, which gcc honours in parameters, not in variables.  FA_BESIDE and
+# FA_TWICE: see rules.h.
 STEP = """static FA_APART void NAME(loop_{name})({pointers}, ptrdiff_t n,
     const double *p, double lanes[][FA_LANES])
 {{
 {params}
 {clear}
-    for (ptrdiff_t i = 0; i < n; i += LANES)
-        for (int l = 0; l < LANES; l++) {{
+    FA_TWICE for (ptrdiff_t i = 0; i < n; i += FA_LANES)
+        FA_TWICE for (int l = 0; l < FA_LANES; l++) {{
             {result} all;
             NAME(rule_element_{name})({arguments}, &all);
 {take}
         }}
-    for (int l = 0; l < LANES; l++) {{
+    for (int l = 0; l < FA_LANES; l++) {{
 {tally}
     }}
 }}
@@ -175,9 +176,9 @@ def step(name: str, shape, frame: ast.FunctionDef) -> str:
         tally.append(f"lanes[{k}][l] = fa_peak({seen} ? (double)NAN : (double)t{k}[l], lanes[{k}][l]);")
     take.append("FA_BESIDE(beside[l]++;)")
     tally.append("FA_BESIDE(lanes[0][l] += beside[l] < 0 ? 1.0 : 0.0;)")
-    clear = [f"REAL t{k}[LANES];" for k in tallies] + [f"REAL nan{k}[LANES];" for k in counted]
-    clear.append("FA_BESIDE(short beside[LANES];)")
-    clear.append("for (int l = 0; l < LANES; l++) {")
+    clear = [f"REAL t{k}[FA_LANES];" for k in tallies] + [f"REAL nan{k}[FA_LANES];" for k in counted]
+    clear.append("FA_BESIDE(short beside[FA_LANES];)")
+    clear.append("for (int l = 0; l < FA_LANES; l++) {")
     clear += [f"    t{k}[l] = {'0' if k < sums else '-(REAL)INFINITY'};" for k in tallies]
     clear += [f"    nan{k}[l] = 0;" for k in counted] + ["    FA_BESIDE(beside[l] = 0;)", "}"]
     return STEP.format(
