@@ -163,6 +163,7 @@ class Engine:
 
     def __init__(self, name: str, module: ModuleType) -> None:
         self.name, self.module = name, module
+        self._pointwise_ready = getattr(module, "pointwise_ready", None) if self.on_host else None
 
     def empty(self, shape: Any, dtype: Any, like: Any = None) -> Any:
         return np.empty(shape, dtype)
@@ -213,6 +214,10 @@ class Engine:
             work(family, kind, cut(inputs, a, b), cut(mask, a, b), params, cut(outputs, a, b), tallies)
 
         threads.run(part, n, BLOCK, count)
+
+    def ready(self, rule: Any) -> Any:
+        """What takes a pointwise rule's whole call, and returns None if that needs preparation; or None."""
+        return self._pointwise_ready(rule) if self._pointwise_ready else None
 
     def scan(self, kind: str, *arrays: Any) -> None:
         """Rows are divided among threads, packed sequences too, and columns where the backend can walk some of them."""

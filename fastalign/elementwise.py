@@ -56,11 +56,11 @@ class Rule:
         core = extension(None) if backend is None and type(given[0]) is np.ndarray else None
         if core is None:
             return self.chosen(given, mask, out, backend)
-        self.call = self._of(core).call
+        self.call = self.of(core).call
         return self.call(given, mask, out, backend)
 
-    def _of(self, core: Any) -> Any:
-        """What takes whole calls in that build of the extension."""
+    def of(self, core: Any) -> Any:
+        """Its Call in that build of the extension."""
         if core not in self._calls:
             numbers = self.options, self.weight, self.required, self.wanted
             self._calls[core] = core.Call(self.family, self.kind, *numbers, self.rates, self.result, self.chosen)
@@ -69,8 +69,8 @@ class Rule:
     def chosen(self, given: tuple[Any, ...], mask: Any, out: Any, backend: str | None) -> Any:
         """By the backend that the arguments, the environment and the arrays choose."""
         engine = choose(backend, *given)
-        core = extension(backend) if backend is not None else None
-        done = None if core is None else self._of(core).ready(given, mask, out, threads.WORTH_SHARING)
+        ready = engine.ready(self)
+        done = None if ready is None else ready(given, mask, out, threads.WORTH_SHARING)
         return done if done is not None else self._prepared(engine, given, mask, out)
 
     def _prepared(self, engine: Engine, given: tuple[Any, ...], mask: Any, out: Any) -> Any:

@@ -5,6 +5,7 @@ import pytest
 
 from fastalign import (
     DPOTrainer,
+    dispatch,
     gae,
     kl_divergence,
     kl_estimate,
@@ -71,7 +72,7 @@ def test_a_call_taken_whole_has_the_bits_of_one_that_is_not(monkeypatch, case, d
     some = inputs(reads, (9000,), dtype)
     want, numbers = flat(call(*some, backend="cython"))
     asked = []
-    monkeypatch.setattr("fastalign.elementwise.extension", lambda backend: asked.append(1))
+    monkeypatch.setattr(dispatch.choose("cython"), "_pointwise_ready", lambda rule: asked.append(1))
     got, told = flat(call(*some, backend="cython"))
     assert asked
     np.testing.assert_array_equal(got, want)
@@ -90,7 +91,7 @@ def test_a_masked_call_taken_whole_has_the_bits_of_one_that_is_not(monkeypatch, 
     mask = {"some": RNG.random(n) < 0.5, "all": np.ones(n, bool), "none": np.zeros(n, bool)}[kept].astype(dtype)
     some[0][mask == 0] = np.nan  # is not read
     got, told = flat(call(*some, mask=mask))
-    monkeypatch.setattr("fastalign.elementwise.extension", lambda backend: None)
+    monkeypatch.setattr(dispatch.choose("cython"), "_pointwise_ready", None)
     want, numbers = flat(call(*some, mask=mask, backend="cython"))
     np.testing.assert_array_equal(got, want)
     np.testing.assert_array_equal(told, numbers)

@@ -31,6 +31,13 @@ And, where a row's loss and gradient are computed while it is in the cache,
 policy_rows(loss_type, logits, kind, tokens, mask, scale, old, advantages, logp, entropy, out, params, grad_entropy,
             partials, few)
 
+And, where a pointwise rule's whole call can be taken of arrays that need no cast,
+
+pointwise_ready(rule)
+
+which returns a function of (arrays, mask, out, limit) that returns what the rule does, or None, having written nothing.
+Such a backend checks and allocates itself.
+
 And, where columns can be divided among threads,
 
 scan_columns(..., first, last)

@@ -120,6 +120,10 @@ def pointwise(*arguments: Any) -> None:
     core().pointwise(*arguments)
 
 
+def pointwise_ready(rule: Any) -> Any:
+    return rule.of(core()).ready
+
+
 def scan(*arguments: Any) -> None:
     core().scan(*arguments)
 
