@@ -70,7 +70,7 @@ def test_a_peak_that_rises_late(walker, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_rise_by_any_number_of_octaves(walker, dtype):
-    """Also by so many that a power of two cannot hold them, in one element or from there on, in whole vectors or not."""
+    """Also by more than a power of two can hold, in one element or from there on, in whole vectors or not."""
     rises = np.concatenate([np.arange(0.0, 800.0, 7.3), np.arange(85.0, 93.0, 0.25), 2.0 ** np.arange(10, 16)])
     alone, after = np.zeros((len(rises), 701)), np.zeros((len(rises), 701))
     alone[:, 500] = rises
