@@ -88,10 +88,13 @@ def preference_loss(
     >>> round(r.loss, 7), float(r.grad_chosen[0].round(7))
     (0.4200553, -0.1714948)
     """
-    if (ref_chosen_logps is None) != (ref_rejected_logps is None):
-        raise TypeError("only one of ref_chosen_logps and ref_rejected_logps is given; expected both or neither")
-    rule = _rule(loss_type, beta, label_smoothing)
     logps = (policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    return _call(_rule(loss_type, beta, label_smoothing), logps, out, backend)
+
+
+def _call(rule: Rule, logps: tuple[Array | None, ...], out: Any, backend: str | None) -> Any:
+    if (logps[2] is None) != (logps[3] is None):
+        raise TypeError("only one of ref_chosen_logps and ref_rejected_logps is given; expected both or neither")
     return rule.call(logps, None, out, backend)
 
 
@@ -143,11 +146,9 @@ class DPOTrainer:
         not; this is the loss whose derivative the gradient is.  Metrics: loss, accuracy (share of z > 0),
         chosen_reward, rejected_reward, reward_margin (means).  ``out``: a pair that receives the gradients.
         """
-        if (ref_chosen_logps is None) != (ref_rejected_logps is None):
-            raise TypeError("only one of ref_chosen_logps and ref_rejected_logps is given; expected both or neither")
-        rule = _rule(self.loss_type, self.beta, self.label_smoothing, True)
         logps = (policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps)
-        loss, chosen, rejected, metrics = rule.call(logps, None, out, self.backend)
+        rule = _rule(self.loss_type, self.beta, self.label_smoothing, True)
+        loss, chosen, rejected, metrics = _call(rule, logps, out, self.backend)
         return loss, metrics, chosen, rejected
 
     def __repr__(self) -> str:

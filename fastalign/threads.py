@@ -86,9 +86,7 @@ def set_num_threads(n: int | None) -> None:
 
 def parts(n: int, grain: int, work: int) -> int:
     """Into how many ranges to divide ``n`` items of ``work`` elements in all."""
-    if work < WORTH_SHARING or n <= grain:
-        return 1
-    if threading.current_thread() is not threading.main_thread():
+    if n <= grain or alone(work):
         return 1
     return min(get_num_threads(), -(-n // grain), work // (WORTH_SHARING // 2))
 

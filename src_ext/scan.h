@@ -166,11 +166,9 @@ FA_INLINE double fa_choose(uint64_t mask, double a, double b)
 #define FA_JOIN_(a, b) a##b
 #define FA_JOIN(a, b) FA_JOIN_(a, b)
 #if defined(__GNUC__)
-typedef double fa_vector_2 __attribute__((vector_size(16), may_alias));
 typedef double fa_vector_4 __attribute__((vector_size(32), may_alias));
 typedef double fa_vector_8 __attribute__((vector_size(64), may_alias));
 #else
-typedef struct { double lane[2]; } fa_vector_2;
 typedef struct { double lane[4]; } fa_vector_4;
 typedef struct { double lane[8]; } fa_vector_8;
 #endif

@@ -3,6 +3,7 @@
  * A rule is affine in the carry, and by one factor wherever the trace goes on.  So each step is taken with a carry of 0;
  * three times (with four lanes, two) what was found 1, 2, 4 steps later is added to it, by the factor to that power; and
  * then the carry from beyond the lanes, by the power of its way.  Nothing is added from beyond an episode's end.
+ * Neighbours are summed first: near 1e308 they may overflow where one after the other would not.
  */
 
 #define LANES FA_SCAN_LANES

@@ -246,7 +246,7 @@ def test_columns_do_not_depend_on_the_threads(shape, dtype, option, threads, mon
         got = gae(**given, backend="cython")
         np.testing.assert_array_equal(got, want)
         out = tuple(np.full(shape, 7, dtype) for _ in range(2))
-        assert gae(**given, backend="cython", out=out) is not None
+        assert all(x is y for x, y in zip(gae(**given, backend="cython", out=out), out, strict=True))
         np.testing.assert_array_equal(out, want)
 
 
