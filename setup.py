@@ -28,9 +28,9 @@ X86 = platform.machine().lower() in ("x86_64", "amd64", "i686", "x86")
 # flags bring -fwrapv: without it the row kernels' loops are 6 % faster (2.63 to 2.47 ms for 512 x 32,000 float32).
 COMPILE = [
     "-O3", "-fno-wrapv", "-fno-fast-math", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd",
-    "-ffp-contract=fast", "-g0", "-fvisibility=hidden", "-Wno-unused-function",
+    "-ffp-contract=fast", "-g0", "-fvisibility=hidden", "-Wno-unused-function", "-pthread",
 ]  # fmt: skip
-LINK = ["-fno-fast-math"]
+LINK = ["-fno-fast-math", "-pthread"]
 
 ISAS = {
     "baseline": [],

@@ -163,6 +163,8 @@ class Engine:
 
     def __init__(self, name: str, module: ModuleType) -> None:
         self.name, self.module = name, module
+        self.divides = hasattr(module, "shares") and module.shares()  # what it is given, itself
+        self.run = in_one_piece if self.divides else threads.run
         self._pointwise_ready = getattr(module, "pointwise_ready", None) if self.on_host else None
 
     def empty(self, shape: Any, dtype: Any, like: Any = None) -> Any:
@@ -186,11 +188,11 @@ class Engine:
         work, n = getattr(self.module, function), len(logits)
         count = threads.parts(n, 1, logits.size)
         if n < FEW_ROWS and logits.shape[1] > CUT and hasattr(self.module, "row_parts"):
-            few_rows(self.module, function, logits, *rest)
+            few_rows(self, function, logits, *rest)
         elif count == 1:
             work(logits, *rest)
         else:
-            threads.run(lambda a, b: work(*(cut(x, a, b) for x in (logits, *rest))), n, 1, count)
+            self.run(lambda a, b: work(*(cut(x, a, b) for x in (logits, *rest))), n, 1, count)
 
     def pointwise(
         self, family: str, kind: str, inputs: tuple[Any, ...], mask: Any, params: tuple[float, ...], outputs: Any
@@ -213,7 +215,7 @@ class Engine:
             tallies = partials[a // BLOCK : -(-b // BLOCK)]
             work(family, kind, cut(inputs, a, b), cut(mask, a, b), params, cut(outputs, a, b), tallies)
 
-        threads.run(part, n, BLOCK, count)
+        self.run(part, n, BLOCK, count)
 
     def ready(self, rule: Any) -> Any:
         """What takes a pointwise rule's whole call, and returns None if that needs preparation; or None."""
@@ -227,7 +229,9 @@ class Engine:
         grain = COLUMNS if columns else 1
         size = arrays[0].size // CHEAP if columns else arrays[0].size
         count = threads.parts(n, grain, size) if columns or arrays[10] == "NT" else 1
-        if count == 1:
+        if self.divides:
+            work(kind, *arrays, threads=count)
+        elif count == 1:
             work(kind, *arrays)
         elif columns:
             threads.run(lambda a, b: self.module.scan_columns(kind, *arrays, a, b), n, grain, count)
@@ -244,9 +248,14 @@ class Engine:
         self.module.group_spread(*arguments)
 
 
-def few_rows(module: ModuleType, function: str, logits: Any, kind: str, *rest: Any) -> None:
+def in_one_piece(body: Any, n: int, grain: int, count: int) -> None:
+    """As threads.run, for a backend that divides its work itself."""
+    body(0, n)
+
+
+def few_rows(engine: Engine, function: str, logits: Any, kind: str, *rest: Any) -> None:
     """Rows divided at multiples of CUT columns, whatever the threads: their sums, and then what these yield."""
-    n = row_units(logits.shape)
+    module, n = engine.module, row_units(logits.shape)
     count = threads.parts(n, 1, logits.size)
     if count == 1:
         getattr(module, function)(logits, kind, *rest)
@@ -263,12 +272,12 @@ def few_rows(module: ModuleType, function: str, logits: Any, kind: str, *rest: A
             parts = None  # all that is needed was saved
     if parts is not None:
         fill = module.row_parts
-        threads.run(lambda a, b: fill(logits, kind, mask, scale, spread, wanted, parts, range(a, b)), n, 1, count)
+        engine.run(lambda a, b: fill(logits, kind, mask, scale, spread, wanted, parts, range(a, b)), n, 1, count)
     if function == "row_forward":
         module.row_forward(logits, kind, *rest, parts=parts)
     else:
         back = module.row_backward
-        threads.run(lambda a, b: back(logits, kind, *rest, parts=parts, units=range(a, b)), n, 1, count)
+        engine.run(lambda a, b: back(logits, kind, *rest, parts=parts, units=range(a, b)), n, 1, count)
 
 
 def fold(partials: np.ndarray, sums: int) -> list[float]:

@@ -50,7 +50,7 @@ def policy_rows(
 
     count = threads.parts(n, few, rows.logits.size)
     if count > 1:
-        threads.run(part, n, few, count)
+        engine.run(part, n, few, count)
     elif n:
         walk(loss_type, *rows, params, grad_entropy, partials, few)
     return fold(partials, len(POLICY.sums))

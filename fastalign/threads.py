@@ -1,4 +1,6 @@
-"""A small pool of Python threads over kernels that release the GIL.
+"""How many threads walk a loop; and a small pool of Python threads over kernels that release the GIL.
+
+The extension divides its loops itself where it can (src_ext/share.h), Numba's kernels are called by the pool.
 
 a) No OpenMP: its runtime hangs in the child of a fork, and every wheel brings another copy.
 b) The caller computes the first part itself; idle workers sleep.

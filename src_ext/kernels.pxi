@@ -36,6 +36,12 @@ cdef extern from "rules.h" nogil:
     double fa_peak(double a, double b) noexcept
     ptrdiff_t fa_kept(const unsigned char *mask, ptrdiff_t n) noexcept
 
+cdef extern from "share.h" nogil:
+    enum:
+        FA_SHARES
+    ctypedef void (*fa_part)(void *loop, ptrdiff_t a, ptrdiff_t b) noexcept nogil
+    void fa_share(fa_part part, void *loop, ptrdiff_t n, ptrdiff_t grain, int threads) noexcept
+
 cdef extern from "vecmath.h" nogil:
     double fa_exp(double x) noexcept
     double fa_expm1(double x) noexcept
@@ -159,9 +165,10 @@ ctypedef struct row_work:
     const void *logits
     const long long *tokens
     const unsigned char *mask
-    const fa_row *parts  # the sums of every unit, where they are known: FA_ROW_CUT columns of a row
+    fa_row *parts  # the sums of every unit, where they are known: FA_ROW_CUT columns of a row
     double scale
-    Py_ssize_t rows, columns, first, last  # the last two are units
+    Py_ssize_t rows, columns, first, last  # the last two are units, of row_forward rows
+    int want  # of row_parts
     void *logp
     void *lse
     void *entropy
@@ -202,6 +209,11 @@ ctypedef void (*scan_loop)(const fa_scan *work) noexcept nogil
 include "rules.pxi"
 
 
+def shares():
+    """Whether calls divide themselves among threads."""
+    return FA_SHARES != 0
+
+
 cdef const fa_kind *find_kind(str family, str kind) except NULL:
     cdef const fa_kind *found = fa_find(PyUnicode_AsUTF8(family), PyUnicode_AsUTF8(kind))
     if found == NULL:
@@ -225,13 +237,39 @@ def pointwise(str family, str kind, tuple inputs, const unsigned char[::1] mask,
         work.out[k] = writable(outputs[k])
     for k in range(len(params)):
         work.p[k] = params[k]
+    share_elements(&work, n, &partials[0, 0])
+
+
+ctypedef struct elements_loop:
+    const fa_pointwise *work
+    double *partials
+
+
+cdef void some_elements(void *loop, ptrdiff_t a, ptrdiff_t b) noexcept nogil:
+    cdef elements_loop *all = <elements_loop *> loop
+    cdef fa_pointwise some = all.work[0]
+    cdef Py_ssize_t skipped = a * (4 if some.single else 8)
+    cdef int k
+    for k in range(some.kind.inputs):
+        some.in_[k] = behind(some.in_[k], skipped)
+    for k in range(some.kind.outputs):
+        some.out[k] = behind(some.out[k], skipped)
+    some.mask = <const unsigned char *> behind(some.mask, a)
+    fa_pointwise_run(&some, b - a, all.partials + a // FA_BLOCK * (some.kind.sums + some.kind.peaks))
+
+
+cdef share_elements(const fa_pointwise *work, Py_ssize_t n, double *partials):
+    """Partials are of every block."""
+    cdef elements_loop all
+    cdef int count = pool.parts(n, FA_BLOCK, n)
+    all.work, all.partials = work, partials
     with nogil:
-        fa_pointwise_run(&work, n, &partials[0, 0])
+        fa_share(some_elements, &all, n, FA_BLOCK, count)
 
 
 def scan(str kind, rewards, values, next_values, final_values, last_values, terminated, truncated, mask, double gamma,
-         double lam, str layout, out, returns, offsets=None, Py_ssize_t first=0, Py_ssize_t last=-1):
-    """Of layout "TN" the streams from ``first`` to ``last``."""
+         double lam, str layout, out, returns, offsets=None, Py_ssize_t first=0, Py_ssize_t last=-1, int threads=1):
+    """Of layout "TN" the streams from ``first`` to ``last``; by ``threads`` threads, as many neighbours each."""
     cdef fa_scan work
     cdef bint single = rewards.dtype.itemsize == 4
     cdef scan_loop loop = find_scan(kind, single)
@@ -252,11 +290,49 @@ def scan(str kind, rewards, values, next_values, final_values, last_values, term
     if last >= 0:
         work.streams = last - first
     if rewards.size:
-        with nogil:
-            loop(&work)
+        share_streams(loop, &work, single, max(threads, 1))
 
 
-cdef void *behind(const void *array, Py_ssize_t skipped) noexcept:
+ctypedef struct streams_loop:
+    scan_loop loop
+    const fa_scan *work
+    Py_ssize_t real
+
+
+cdef void some_streams(void *loop, ptrdiff_t a, ptrdiff_t b) noexcept nogil:
+    cdef streams_loop *all = <streams_loop *> loop
+    cdef fa_scan some = all.work[0]
+    cdef Py_ssize_t skipped = 0 if some.offsets else a * some.stream_stride
+    some.rewards, some.values = behind(some.rewards, skipped * all.real), behind(some.values, skipped * all.real)
+    some.next_values = behind(some.next_values, skipped * all.real)
+    some.final_values = behind(some.final_values, skipped * all.real)
+    some.last_values = behind(some.last_values, a * all.real)
+    some.terminated = <const unsigned char *> behind(some.terminated, skipped)
+    some.truncated = <const unsigned char *> behind(some.truncated, skipped)
+    some.mask = <const unsigned char *> behind(some.mask, skipped)
+    some.out, some.returns = behind(some.out, skipped * all.real), behind(some.returns, skipped * all.real)
+    some.offsets = <const long long *> behind(some.offsets, a * sizeof(long long))
+    some.streams = b - a
+    all.loop(&some)
+
+
+cdef share_streams(scan_loop loop, const fa_scan *work, bint single, int threads):
+    """Side by side they are cut where lines of the cache are; elsewhere several are walked at once, if they are not
+    given away one by one."""
+    cdef streams_loop all
+    cdef Py_ssize_t grain = (work.streams + threads - 1) // threads
+    if work.stream_stride == 1 and work.offsets == NULL:
+        grain = (grain + COLUMNS - 1) // COLUMNS * COLUMNS
+    all.loop, all.work, all.real = loop, work, 4 if single else 8
+    with nogil:
+        fa_share(some_streams, &all, work.streams, grain, threads)
+
+
+cdef enum:
+    COLUMNS = 64  # as in fastalign/dispatch.py
+
+
+cdef void *behind(const void *array, Py_ssize_t skipped) noexcept nogil:
     """The same array without its first bytes."""
     return NULL if array == NULL else <void *> (<const char *> array + skipped)
 

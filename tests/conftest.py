@@ -51,3 +51,20 @@ def threads():
     """Set the number of threads; put the former choice back."""
     yield fastalign.set_num_threads
     fastalign.set_num_threads(None)
+
+
+@pytest.fixture
+def divisions(monkeypatch):
+    """(items, threads) of the loops that more than one thread was asked to walk."""
+    from fastalign import threads as pool
+
+    seen, parts = [], pool.parts
+
+    def asked(n, grain, work):
+        count = parts(n, grain, work)
+        if count > 1:
+            seen.append((n, count))
+        return count
+
+    monkeypatch.setattr(pool, "parts", asked)
+    return seen

@@ -218,20 +218,15 @@ def test_what_needs_no_cast_is_refused_with_the_same_words(name):
         gae(*arguments, **options)
 
 
-def test_many_rows_and_columns_are_divided(threads, monkeypatch):
-    from fastalign import threads as pool
-
-    seen = []
-    run = pool.run
-    monkeypatch.setattr(pool, "run", lambda body, n, grain, count: (seen.append(n), run(body, n, grain, count)))
+def test_many_rows_and_columns_are_divided(threads, divisions, monkeypatch):
     monkeypatch.setattr("fastalign.threads.WORTH_SHARING", 100)
     threads(2)
-    for layout, parts in (("TN", [200]), ("NT", [10])):
+    for layout, asked in (("TN", (200, 2)), ("NT", (10, 2))):
         given = streams((10, 200), layout, np.float32, "none")
         want = gae(**given, backend="numpy")
-        seen.clear()
+        divisions.clear()
         close(gae(**given, backend="cython"), want, np.float32)
-        assert seen == parts
+        assert divisions == [asked]
 
 
 @pytest.mark.parametrize("option", OPTIONS)

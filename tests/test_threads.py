@@ -12,13 +12,14 @@ import pytest
 from conftest import usable
 
 import fastalign
+from fastalign import dispatch
 from fastalign import threads as pool
 
 
 def work(backend="cython"):
     """Large enough to be divided among threads."""
     rng = np.random.default_rng(5)
-    logits, tokens = rng.standard_normal((64, 8000), np.float32), rng.integers(0, 8000, 64)
+    logits, tokens = rng.standard_normal((96, 8000), np.float32), rng.integers(0, 8000, 96)
     a, b, c = rng.standard_normal((3, 300_000))
     return (
         fastalign.token_log_probs(logits, tokens, backend=backend).logp,
@@ -32,17 +33,50 @@ def same(one, other):
         np.testing.assert_array_equal(x, y)
 
 
-def test_the_work_is_divided(threads, monkeypatch):
+def test_the_work_is_divided(compiled, threads, divisions):
+    threads(1)
+    want = work(compiled)
+    assert not divisions
+    threads(3)
+    same(work(compiled), want)
+    assert divisions and {count for _, count in divisions} == {3}
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="threads are counted under /proc")
+def test_the_extension_has_threads_of_its_own_once_they_are_needed():
+    """Named in the system's lists, as many as were asked for at most, and none for Python to wait for."""
     usable("cython")
-    seen = []
-    run = pool.run
-    monkeypatch.setattr(pool, "run", lambda body, n, grain, count: (seen.append(count), run(body, n, grain, count)))
+    code = (
+        "import threading, numpy as np, fastalign\n"
+        "from pathlib import Path\n"
+        "def ours():\n"
+        "    return sum(p.read_text() == 'fastalign\\n' for p in Path('/proc/self/task').glob('*/comm'))\n"
+        "x = np.zeros((100, 9000), np.float32)\n"
+        "for count in (1, 3, 2):\n"
+        "    fastalign.set_num_threads(count)\n"
+        "    fastalign.token_log_probs(x, np.zeros(100, int))\n"
+        "    print(count, ours(), threading.active_count())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:3] == ["1 0 1", "3 2 1", "2 2 1"]
+
+
+def test_without_threads_of_its_own_the_extension_is_called_from_pythons(threads, monkeypatch):
+    usable("cython")
+    from fastalign.backends import cython_cpu
+
     threads(1)
     want = work()
-    assert not seen
+    given = *np.random.default_rng(8).standard_normal((2, 1000, 1000)), np.zeros((1000, 1000), bool)
+    scanned = fastalign.gae(*given, backend="cython")
     threads(3)
+    monkeypatch.setattr(cython_cpu, "shares", lambda: False)
+    monkeypatch.setattr(dispatch, "_engine", dispatch._engine.__wrapped__)
+    counts, run = [], pool.run
+    monkeypatch.setattr(pool, "run", lambda body, n, grain, count: (counts.append(count), run(body, n, grain, count)))
     same(work(), want)
-    assert seen and set(seen) == {3}
+    same(fastalign.gae(*given, backend="cython"), scanned)
+    assert len(counts) == 4 and set(counts) <= {2, 3}
 
 
 def test_concurrent_callers(compiled, threads):

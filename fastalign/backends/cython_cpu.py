@@ -90,6 +90,11 @@ def isa() -> str:
     return core().__name__.removeprefix("fastalign._core_")
 
 
+def shares() -> bool:
+    """Whether calls divide themselves among threads."""
+    return core().shares()
+
+
 def row_forward(*arguments: Any, parts: Any = None) -> None:
     core().row_forward(*arguments, parts=parts)
 
@@ -124,8 +129,8 @@ def pointwise_ready(rule: Any) -> Any:
     return rule.of(core()).ready
 
 
-def scan(*arguments: Any) -> None:
-    core().scan(*arguments)
+def scan(*arguments: Any, threads: int = 1) -> None:
+    core().scan(*arguments, threads=threads)
 
 
 def scan_columns(*arguments: Any) -> None:
