@@ -23,7 +23,7 @@ OPERATORS = {
 MATH = ("exp", "expm1", "log", "log1p")  # vecmath.h's own
 LIBM = ("sqrt", "tanh", "erf", "sin", "cos")  # scalar calls but for sqrt: a loop with one of these does not vectorise
 # Rules of elementary.py that vecmath.h has a shorter way to compute, for the arguments that they are meant for.
-SHORTER = ("exp_of_minus", "log1p_unit")
+SHORTER = ("exp_of_minus", "log1p_unit", "growth_beyond", "differ")
 FUNCTION = """FA_INLINE {result} {name}({parameters})
 {{
 {body}

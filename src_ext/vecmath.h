@@ -18,6 +18,8 @@
  * i) exp_of_minus and log1p_unit stand for the rules of that name (elementary.py), whose arguments need no reduction of
  *    log, no ends and one bound of exp.  With them, and one selection of signs, DPO's loop went from 1.9 and 4.3 ns per
  *    element in float and double to 1.2 and 3.1 (AVX-512).  As a polynomial in x, log1p_unit would take 22 terms.
+ *    growth_beyond and differ need no sign of zero and one comparison: PPO's loop in double 6 % faster in AVX-512, 4 %
+ *    in AVX2, in float 2 and 4 %.  With differ for the clamp of the log-ratio, too: 5 % slower in AVX-512.
  */
 #ifndef FASTALIGN_VECMATH_H
 #define FASTALIGN_VECMATH_H
@@ -99,12 +101,34 @@ FA_INLINE double fa_exp(double x)
     return (it.core * it.near + it.near) * it.far;
 }
 
-FA_INLINE double fa_expm1(double x)
+/* exp(x) - 1, of -0 perhaps 0. */
+FA_INLINE double fa_growth(double x)
 {
     const fa_reduced it = fa_reduce(fa_clamp(x, fa_least_exp, fa_most_exp));
     const double inverse = fa_double((2046ull << 52) - fa_bits(it.far)); /* 1 / far: 2^n - 1 = far (near - 1 / far) */
-    const double y = (it.core * it.near + (it.near - inverse)) * it.far;
-    return fa_double(fa_bits(y) | (fa_bits(x) & 0x8000000000000000ull)); /* -0 */
+    return (it.core * it.near + (it.near - inverse)) * it.far;
+}
+
+FA_INLINE double fa_expm1(double x)
+{
+    return fa_double(fa_bits(fa_growth(x)) | (fa_bits(x) & 0x8000000000000000ull)); /* -0 */
+}
+
+FA_INLINE double fa_growth_beyond(double x)
+{
+    return fa_growth(x) - x;
+}
+
+/* One comparison that is false for NaN. */
+#if defined(__GNUC__)
+#define FA_UNEQUAL(x, y) __builtin_islessgreater(x, y)
+#else
+#define FA_UNEQUAL(x, y) ((x) < (y) || (x) > (y))
+#endif
+
+FA_INLINE double fa_differ(double x, double y)
+{
+    return FA_UNEQUAL(x, y) ? 1.0 : 0.0;
 }
 
 /* exp(-|x|). */
@@ -247,6 +271,16 @@ FA_INLINE float fa_expm1_single(float x)
     const fa_reduced_single it = fa_reduce_single(x);
     const float y = it.core * it.half + (it.half - 0.5f);
     return y + y;
+}
+
+FA_INLINE float fa_growth_beyond_single(float x)
+{
+    return fa_expm1_single(x) - x;
+}
+
+FA_INLINE float fa_differ_single(float x, float y)
+{
+    return FA_UNEQUAL(x, y) ? 1.0f : 0.0f;
 }
 
 /* exp(-|x|): 2^n itself, which is 0 at the bound. */

@@ -1,6 +1,7 @@
 """Stable building blocks.  Comparisons are ternaries, not min and max: so every compiler treats NaN alike.
 
-exp_of_minus and log1p_unit are named for what a backend may know of their arguments: vecmath.h computes them shorter.
+exp_of_minus, log1p_unit, growth_beyond and differ are named for what a backend may know of them: vecmath.h computes
+them shorter.
 """
 
 import math
@@ -14,6 +15,16 @@ def exp_of_minus(x: float) -> float:
 def log1p_unit(x: float) -> float:
     """log(1 + x), for 0 ≤ x ≤ 1 or NaN: what follows exp_of_minus."""
     return math.log1p(x)
+
+
+def growth_beyond(x: float) -> float:
+    """exp(x) − 1 − x: k3 of a log-ratio.  By expm1, since exp(x) − 1 cancels near 0; 0 has no sign."""
+    return math.expm1(x) - x
+
+
+def differ(x: float, y: float) -> float:
+    """1 where x ≠ y, else 0; 0 for NaN."""
+    return 1.0 if abs(x - y) > 0.0 else 0.0
 
 
 def softplus(x: float) -> float:

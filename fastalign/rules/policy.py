@@ -2,7 +2,7 @@
 
 import math
 
-from .elementary import clamp
+from .elementary import clamp, differ, growth_beyond
 
 
 def policy_ppo(
@@ -38,10 +38,9 @@ def frame_policy(
     log_ratio = clamp(log_prob - old_log_prob, -log_ratio_clamp, log_ratio_clamp)
     ratio = math.exp(log_ratio)
     bounded = clamp(ratio, 1.0 - clip_low, 1.0 + clip_high)
-    outside = 1.0 if abs(ratio - bounded) > 0.0 else 0.0
+    outside = differ(ratio, bounded)
     binding = 1.0 if ratio * -advantage < bounded * -advantage else 0.0
-    # k3 of KL(old ‖ new) with samples of old: (r − 1) − log r, by expm1 since r − 1 cancels near 1.
-    approx_kl = math.expm1(log_ratio) - log_ratio
+    approx_kl = growth_beyond(log_ratio)  # k3 of KL(old ‖ new) with samples of old: (r − 1) − log r
     return (
         weight * slope,
         value,
