@@ -66,6 +66,13 @@ def streams(shape, dtype):
     return {"rewards": rewards, "values": values, "terminated": ends, "last_values": last}
 
 
+def unbroken(shape, dtype):
+    """No episode ends: one chain from the last step to the first."""
+    a = streams(shape, dtype)
+    a["terminated"][...] = False
+    return a
+
+
 def linear(shape, dtype):
     rows_, width, vocabulary = shape
     rng = np.random.default_rng(0)
@@ -75,7 +82,7 @@ def linear(shape, dtype):
     return {"hidden": hidden, "weight": weight, "tokens": rng.integers(0, vocabulary, rows_)}
 
 
-MAKE = {f.__name__: f for f in (rows, fused, answers, policy, pairs, streams, linear)} | {"accuracy": rows}
+MAKE = {f.__name__: f for f in (rows, fused, answers, policy, pairs, streams, unbroken, linear)} | {"accuracy": rows}
 
 
 @lru_cache(maxsize=1)
@@ -124,6 +131,10 @@ def _true_fused(**a):
     return r.loss, r.grad_logits, r.logp
 
 
+def _true_streams(**a):
+    return fastalign.gae(**a, gamma=GAMMA, lam=LAM, backend="numpy")
+
+
 TRUTH = {
     "rows": lambda logits, tokens: (fastalign.selective_log_softmax(logits, tokens, backend="numpy"),),
     "accuracy": _true_in_long_double,
@@ -131,7 +142,8 @@ TRUTH = {
     "fused": _true_fused,
     "policy": _true_policy,
     "pairs": _true_pairs,
-    "streams": lambda **a: fastalign.gae(**a, gamma=GAMMA, lam=LAM, backend="numpy"),
+    "streams": _true_streams,
+    "unbroken": _true_streams,
     "linear": _true_linear,
 }
 

@@ -72,6 +72,23 @@ def forward(shape, dtype):
     return Case(work, "rows", forward_sides(shape, dtype, halves), sides, tuple(claims), task, peers, quick)
 
 
+def call(shape, dtype):
+    """Of a few rows, where a call counts."""
+    task = ("rows", shape, dtype)
+    work = f"log-probs forward, {sizes(shape)} {dtype}: a call"
+
+    def make():
+        a = arrays(task)
+        return {
+            "ours": Side(lambda: fastalign.token_log_probs(**a), logp, task),
+            "seed": Side(lambda: (seed.seed_token_log_probs(**a),), tuple, task),
+            "NumPy": Side(lambda: baselines.rows(**a), tuple, task),
+        }
+
+    claims = [Claim(work, "NumPy, the curriculum's", "speedup", "ours", "seed"), *speedups(work, "ours", ["NumPy"])]
+    return Case(work, "rows", make, ("ours", "seed", "NumPy"), tuple(claims), task, quick=False, seconds=0.1)
+
+
 class Restored:
     """A buffer that holds the original again before each call, and is not in the cache."""
 
@@ -162,6 +179,7 @@ def linear():
 
 CASES = [
     *(forward(shape, dtype) for dtype in ("float32", "float64") for shape in (TYPICAL, LARGE)),
+    *(call((8, 1_000), dtype) for dtype in ("float32", "float64")),
     from_logits(TYPICAL, "float32"),
     pairs_from_logits((4, 64, 32_000)),
     linear(),

@@ -22,7 +22,7 @@ def sides_of(task):
             "into out": Side(lambda: fastalign.gae(**a, **OPTIONS, out=out), tuple, task),
             "copy": Side(Copy(moved)),
         }
-        if len(task[1]) == 1:
+        if task[0] == "streams" and len(task[1]) == 1:
             given = a["rewards"], a["values"], a["terminated"], a["last_values"], data.GAMMA, data.LAM
             found["seed"] = Side(lambda: seed.seed_gae(*given), tuple, task)
         return found
@@ -36,8 +36,9 @@ def environments(shape, dtype):
     work = f"GAE + returns, {sizes(shape)} {dtype}"
     names = {name: f"{name} (advantages)" for name in LEARNERS[:2]}
     if shape[1] < 64:
+        bounds = (1, 0.5) if shape[0] < 1_000 else ()
         claims = [
-            Claim(f"{work}: a call", names["tianshou"], "share", "ours", "tianshou", 1, 0.5),
+            Claim(f"{work}: a call", names["tianshou"], "share", "ours", "tianshou", *bounds),
             Claim(f"{work}: a call, into out=", names["tianshou"], "share", "into out", "tianshou"),
         ]
     else:
@@ -78,9 +79,18 @@ def one_stream_single():
     return Case(work, "scan", sides_of(task), ("ours", "into out", "copy"), claims, task, ("tianshou",))
 
 
+def unbroken(dtype):
+    task = ("unbroken", (1_000_000,), dtype)
+    work = f"GAE + returns, one stream of 10^6 steps, no ends, {dtype}, into out="
+    claims = (Claim(work, "copy of the same arrays", "share", "into out", "copy"),)
+    return Case(work, "scan", sides_of(task), ("ours", "into out", "copy"), claims, task, quick=False)
+
+
 CASES = [
-    *(environments(shape, "float32") for shape in ((128, 4_096), (24, 4_096), (64, 8_192))),
+    *(environments(shape, "float32") for shape in ((128, 4_096), (24, 4_096), (64, 8_192), (64, 1_024))),
     one_stream(),
     one_stream_single(),
+    *map(unbroken, ("float64", "float32")),
+    *(environments((2_048, streams), "float32") for streams in (2, 8)),
     *(environments((128, 8), dtype) for dtype in ("float32", "float64")),
 ]

@@ -9,8 +9,8 @@ from fastalign.cases import OPERATIONS
 SIZES = {
     "row": {"tiny": (8, 1_000), "typical": (512, 32_000), "large": (128, 128_256)},
     "scan": {
-        "tiny": (128, 8), "one environment": (2_048, 1), "few steps": (24, 4_096), "typical": (128, 4_096),
-        "wide": (64, 8_192), "long": (1_024, 512), "one stream": (1_000_000,),
+        "tiny": (128, 8), "one environment": (2_048, 1), "few": (2_048, 8), "few steps": (24, 4_096),
+        "typical": (128, 4_096), "wide": (64, 8_192), "long": (1_024, 512), "one stream": (1_000_000,),
     },
     "pointwise": {"tiny": (64,), "small": (1_024,), "middle": (36_864,), "typical": (1 << 20,)},
     "group": {"tiny": (8, 64), "typical": (2_048, 512)},
