@@ -73,6 +73,14 @@ def unbroken(shape, dtype):
     return a
 
 
+def truncated(shape, dtype):
+    """As many episodes are cut as terminate."""
+    a = streams(shape, dtype)
+    rng = np.random.default_rng(1)
+    a["truncated"] = rng.permutation(a["terminated"].reshape(-1)).reshape(shape)
+    return a | {"final_values": rng.standard_normal(shape).astype(dtype)}
+
+
 def linear(shape, dtype):
     rows_, width, vocabulary = shape
     rng = np.random.default_rng(0)
@@ -82,7 +90,8 @@ def linear(shape, dtype):
     return {"hidden": hidden, "weight": weight, "tokens": rng.integers(0, vocabulary, rows_)}
 
 
-MAKE = {f.__name__: f for f in (rows, fused, answers, policy, pairs, streams, unbroken, linear)} | {"accuracy": rows}
+TASKS = (rows, fused, answers, policy, pairs, streams, unbroken, truncated, linear)
+MAKE = {f.__name__: f for f in TASKS} | {"accuracy": rows}
 
 
 @lru_cache(maxsize=1)
@@ -144,6 +153,7 @@ TRUTH = {
     "pairs": _true_pairs,
     "streams": _true_streams,
     "unbroken": _true_streams,
+    "truncated": _true_streams,
     "linear": _true_linear,
 }
 

@@ -16,7 +16,7 @@ def sides_of(task):
     def make():
         a = arrays(task)
         out = tuple(np.zeros_like(a["rewards"]) for _ in range(2))
-        moved = nbytes(*(a[name] for name in ("rewards", "values", "terminated")), *out)
+        moved = nbytes(*(x for name, x in a.items() if name != "last_values"), *out)
         found = {
             "ours": Side(lambda: fastalign.gae(**a, **OPTIONS), tuple, task),
             "into out": Side(lambda: fastalign.gae(**a, **OPTIONS, out=out), tuple, task),
@@ -79,9 +79,9 @@ def one_stream_single():
     return Case(work, "scan", sides_of(task), ("ours", "into out", "copy"), claims, task, ("tianshou",))
 
 
-def unbroken(dtype):
-    task = ("unbroken", (1_000_000,), dtype)
-    work = f"GAE + returns, one stream of 10^6 steps, no ends, {dtype}, into out="
+def other_stream(task, text, dtype):
+    task = (task, (1_000_000,), dtype)
+    work = f"GAE + returns, one stream of 10^6 steps, {text}, {dtype}, into out="
     claims = (Claim(work, "copy of the same arrays", "share", "into out", "copy"),)
     return Case(work, "scan", sides_of(task), ("ours", "into out", "copy"), claims, task, quick=False)
 
@@ -90,7 +90,11 @@ CASES = [
     *(environments(shape, "float32") for shape in ((128, 4_096), (24, 4_096), (64, 8_192), (64, 1_024))),
     one_stream(),
     one_stream_single(),
-    *map(unbroken, ("float64", "float32")),
+    *(
+        other_stream(*which, dtype)
+        for which in (("unbroken", "no ends"), ("truncated", "0.1 % ends and 0.1 % cut"))
+        for dtype in ("float64", "float32")
+    ),
     *(environments((2_048, streams), "float32") for streams in (2, 8)),
     *(environments((128, 8), dtype) for dtype in ("float32", "float64")),
 ]

@@ -11,15 +11,17 @@
  *    3.6, of 256 4.6.  Prefetching the rows above makes it 6 % slower.
  *    Few streams go through all steps in registers: 4 and 8 take 0.43 and 0.38 ns per element, 2 and 3 one after the
  *    other 1.1; in two lanes gcc 12 makes it 5.3.
- * c) Streams whose steps are neighbours, plain and of 128 steps and more, with AVX2: lanes are neighbouring steps
+ * c) Streams whose steps are neighbours, of 128 steps and more and without a mask, with AVX2: lanes are neighbouring steps
  *    (scan_line.h).  10^6 steps with 0.1 % ends take 0.59 ms in float32 and 0.65 in float64 (AVX2 0.66 and 0.71), in
  *    chains 0.93 and 0.78; without any end 0.59 and 0.68 (AVX2 0.64 and 0.71), in the one chain that is left 1.10.
  *    64 x 1024: 44 and 35 us (AVX2 52 and 46), in chains 65 and 53; 4096 x 16: 179 and 175, in chains 105 and 89.
  *    In SSE2's pairs it does not pay: gcc 12 takes the vectors apart, 4.6 ms.
+ *    With truncations, where values of the states reached are loaded around the ends only: 0.67 and 0.86 ms, in one chain
+ *    2.3, or 4.6 where a fifth of the steps ends; 64 x 1024: 51 and 46 us, turned into lanes 131 and 147.
  * d) Others go three at a time, each in a chain of scalars, and what is left alone is cut into chains where an episode
  *    ends: nothing passes there.  Chains at the same step of rows 4096 bytes apart wait for one another's stores.  With
- *    options, whose selections double a scalar's work, they are turned into lanes a few steps at a time: 64 x 1024 with a
- *    mask 111 / 143 us, in scalars 260; without options that is 76 / 117.
+ *    a mask, whose selections double a scalar's work, they are turned into lanes a few steps at a time: 64 x 1024
+ *    111 / 143 us, in scalars 260; without options that is 76 / 117.
  * e) Whichever way a stream goes, it meets the same operations in the same order, but along a line: there what is summed
  *    depends on its own length only.  So the bits are the same whatever its neighbours, threads or places in memory.
  * f) What is masked or not needed may be loaded, but no result depends on it: it is selected away, never multiplied.
@@ -70,7 +72,8 @@ enum {
     FA_CUT = 1,           /* no mask */
     FA_MASKED = 2,
     FA_FIRST = 4, /* as plain, of the first step taken */
-    FA_VALUED = 8 /* values are given, and returns wanted */
+    FA_VALUED = 8,   /* values are given, and returns wanted */
+    FA_REACHED = 16, /* of a line: next values are given */
 };
 
 typedef struct {
@@ -414,6 +417,11 @@ typedef struct { /* bits of 64 steps: whether anything passes to them from 1, 2,
     uint64_t one, two, four, beyond;
 } fa_passes;
 
+typedef struct {
+    fa_passes pass;
+    uint64_t left, alive; /* bits of 64 steps: whether an episode is cut there; whether none terminates there */
+} fa_line_flags;
+
 /* The bits of a group's lanes.  From a register through a general one they take 1.4 cycles, from memory half of one;
  * left to itself gcc 12 loads them into a general register first. */
 #if FA_SCAN_LANES == 8
@@ -538,6 +546,17 @@ FA_INLINE fa_vector fa_only(fa_vector x, const int open, fa_lane_bits bits)
 #endif
 }
 
+/* a in the lanes whose bit is set, b in the others. */
+FA_INLINE fa_vector fa_either(fa_lane_bits bits, fa_vector a, fa_vector b)
+{
+#if FA_SCAN_LANES == 8
+    return _mm512_mask_mov_pd(b, bits, a);
+#else
+    const fa_words mask = *(const fa_words *)fa_lane_masks[bits];
+    return (fa_vector)(((fa_words)a & mask) | ((fa_words)b & ~mask));
+#endif
+}
+
 /* x + factor * more where the bit is set, else x, be `more` NaN. */
 FA_INLINE fa_vector fa_pass(fa_vector x, fa_vector more, fa_vector factor, const int open, fa_lane_bits bits)
 {
@@ -553,6 +572,12 @@ FA_INLINE fa_vector fa_pass(fa_vector x, fa_vector more, fa_vector factor, const
 FA_INLINE int fa_line_keeps(double factor)
 {
     return FA_SCAN_LINE && (factor == 0.0 || factor > 1e-36);
+}
+
+/* Whether long streams go along a line: not where steps are left out, nor where what a cut one reached is unknown. */
+FA_INLINE int fa_goes_along_a_line(const fa_scan *w, double factor)
+{
+    return w->mask == NULL && (!w->truncated || w->next_values || w->final_values) && fa_line_keeps(factor);
 }
 
 /* ---- chains of one stream ----------------------------------------------------------------------------------------- */

@@ -122,10 +122,21 @@ FA_INLINE void NAME(fa_scan_steps)(fa_scan_rule rule, const fa_scan *w, ptrdiff_
                                    double *carry, double *follow)
 {
 #if FA_SCAN_LINE
-    if (w->values)
-        NAME(fa_scan_line)(rule, FA_VALUED, w, start, steps, factor, carry, follow);
+#define FA_ALONG(how) NAME(fa_scan_line)(rule, how, w, start, steps, factor, carry, follow)
+    const int reached = w->next_values != NULL, cut = reached || w->truncated;
+    if (w->values && reached)
+        FA_ALONG(FA_VALUED | FA_CUT | FA_REACHED);
+    else if (w->values && cut)
+        FA_ALONG(FA_VALUED | FA_CUT);
+    else if (w->values)
+        FA_ALONG(FA_VALUED);
+    else if (reached)
+        FA_ALONG(FA_CUT | FA_REACHED);
+    else if (cut)
+        FA_ALONG(FA_CUT);
     else
-        NAME(fa_scan_line)(rule, 0, w, start, steps, factor, carry, follow);
+        FA_ALONG(FA_PLAIN);
+#undef FA_ALONG
 #else
     (void)rule, (void)w, (void)start, (void)steps, (void)factor, (void)carry, (void)follow;
 #endif
@@ -240,14 +251,15 @@ static FA_UNUSED void NAME(fa_scan_turned)(const fa_scan *w, const fa_scan_loops
     if (w->returns) NAME(fa_scan_give)(w->returns, b.returns, at, steps);
 }
 
-/* Streams whose steps are neighbours, with options: as many as there are lanes at once, each lane taking the next
- * stream when its own ends.  A lane for which there is none does what another does, into the same places. */
+/* Streams whose steps are neighbours, with options: long ones along a line, if they may; of others as many as there are
+ * lanes at once, each lane taking the next stream when its own ends.  A lane for which there is none does what another does, into the same places. */
 static FA_UNUSED void NAME(fa_scan_turned_rows)(const fa_scan *w, const fa_scan_loops *loops)
 {
     const int how = (w->mask ? FA_MASKED : FA_CUT) | (w->values ? FA_VALUED : 0);
     FA_ALIGNED double carry[FA_SCAN_LANES] = {0}, follow[FA_SCAN_LANES] = {0};
     unsigned char seen[FA_SCAN_LANES] = {0};
     ptrdiff_t start[FA_SCAN_LANES], left[FA_SCAN_LANES] = {0}, at[FA_SCAN_LANES], next = 0;
+    const int line = fa_goes_along_a_line(w, loops->factor);
     for (;;) {
         ptrdiff_t steps = FA_SCAN_TURN;
         int active = 0, some = 0;
@@ -256,6 +268,11 @@ static FA_UNUSED void NAME(fa_scan_turned_rows)(const fa_scan *w, const fa_scan_
                 start[i] = fa_scan_begin(w, next), left[i] = fa_scan_end(w, next) - start[i];
                 carry[i] = 0.0, seen[i] = 0;
                 follow[i] = w->last_values ? (double)((const REAL *)w->last_values)[next] : 0.0;
+                if (line && left[i] >= FA_SCAN_LONG) {
+                    loops->rows(how, w, start[i] + left[i] - 1, 1, 1, carry + i, follow + i, seen + i);
+                    loops->line(w, start[i], left[i] - 1, loops->factor, carry + i, follow + i);
+                    left[i] = 0;
+                }
             }
             if (left[i] == 0) continue;
             active++, some = i;

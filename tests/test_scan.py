@@ -84,12 +84,25 @@ def test_what_needs_no_cast_gives_the_same_bits(backend, option, layout):
                 np.testing.assert_array_equal(g, w)
 
 
+def reached(rng, option, terminated, cut, dtype):
+    """The values of the states reached: NaN wherever they must not be read."""
+    other = rng.standard_normal(len(cut)).astype(dtype)
+    if option == "none":
+        return {"last_values": 0.5}
+    if option == "final":
+        values = np.where(cut & ~terminated, other, NAN).astype(dtype)
+        return {"last_values": 0.5, "truncated": cut, "final_values": values}
+    values = np.where(terminated, NAN, other).astype(dtype)
+    return {"next_values": values, **({"truncated": cut} if option == "next" else {})}
+
+
 LONG = (127, 128, 129, 136, 191, 192, 193, 200, 257, 1000)
 
 
+@pytest.mark.parametrize("option", ["none", "final", "next", "next, uncut"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("ends", [0.0, 0.01, 0.3, 1.0])
-def test_long_streams(monkeypatch, dtype, ends):
+def test_long_streams(monkeypatch, dtype, ends, option):
     """Lanes of neighbouring steps: blocks of 64, groups that are left, steps that are left, an end at every place."""
     from fastalign.backends import cython_cpu
 
@@ -97,7 +110,8 @@ def test_long_streams(monkeypatch, dtype, ends):
     rng = np.random.default_rng(5)
     for steps in LONG:
         rewards, values = rng.standard_normal((2, steps)).astype(dtype)
-        given = {"rewards": rewards, "values": values, "terminated": rng.random(steps) < ends, "last_values": 0.5}
+        given = {"rewards": rewards, "values": values, "terminated": rng.random(steps) < ends}
+        given |= reached(rng, option, given["terminated"], rng.random(steps) < ends, dtype)
         returns = {name: x for name, x in given.items() if name != "values"}
         for gamma, lam in ((0.99, 0.95), (1.0, 1.0), (0.9, 0.0), (0.0, 1.0), (1.0, 1e-5), (1e-40, 1.0)):
             want = gae(**widened(given), gamma=gamma, lam=lam, backend="numpy")
@@ -111,8 +125,9 @@ def test_long_streams(monkeypatch, dtype, ends):
                     np.testing.assert_allclose(g, w, **near)
 
 
+@pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("value", [NAN, np.inf, -np.inf])
-def test_what_is_not_finite_reaches_as_far_along_a_line(monkeypatch, value):
+def test_what_is_not_finite_reaches_as_far_along_a_line(monkeypatch, value, cut):
     """As far as one step after the other: to the end of the episode before, not beyond, and nothing underflows."""
     from fastalign.backends import cython_cpu
 
@@ -120,6 +135,9 @@ def test_what_is_not_finite_reaches_as_far_along_a_line(monkeypatch, value):
     rng = np.random.default_rng(6)
     given = {name: rng.standard_normal(150) for name in ("rewards", "values")}
     given["terminated"] = np.isin(np.arange(150), (12, 13, 40, 63, 64, 100))
+    if cut:
+        given |= {"truncated": np.isin(np.arange(150), (5, 40, 62, 120)), "final_values": np.full(150, NAN)}
+        given["final_values"][[5, 62, 120]] = 1.0, value, 2.0
     for gamma, lam in ((0.99, 0.95), (1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.5, 1e-30), (1e-45, 1.0), (1e-160, 1e-160)):
         for at in range(0, 150, 3):
             for name in ("rewards", "values"):
