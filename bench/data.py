@@ -81,6 +81,15 @@ def truncated(shape, dtype):
     return a | {"final_values": rng.standard_normal(shape).astype(dtype)}
 
 
+def masked(shape, dtype):
+    """Answers, a row each, of which a mask keeps a beginning."""
+    rng = np.random.default_rng(0)
+    rewards, values = rng.standard_normal((2, *shape)).astype(dtype)
+    kept = np.arange(shape[1]) < rng.integers(shape[1] // 4, shape[1], (shape[0], 1))
+    ends = np.zeros(shape, bool)
+    return {"rewards": rewards, "values": values, "terminated": ends, "mask": kept, "layout": "NT"}
+
+
 def linear(shape, dtype):
     rows_, width, vocabulary = shape
     rng = np.random.default_rng(0)
@@ -90,7 +99,7 @@ def linear(shape, dtype):
     return {"hidden": hidden, "weight": weight, "tokens": rng.integers(0, vocabulary, rows_)}
 
 
-TASKS = (rows, fused, answers, policy, pairs, streams, unbroken, truncated, linear)
+TASKS = (rows, fused, answers, policy, pairs, streams, unbroken, truncated, masked, linear)
 MAKE = {f.__name__: f for f in TASKS} | {"accuracy": rows}
 
 
@@ -154,6 +163,7 @@ TRUTH = {
     "streams": _true_streams,
     "unbroken": _true_streams,
     "truncated": _true_streams,
+    "masked": _true_streams,
     "linear": _true_linear,
 }
 

@@ -79,9 +79,10 @@ def one_stream_single():
     return Case(work, "scan", sides_of(task), ("ours", "into out", "copy"), claims, task, ("tianshou",))
 
 
-def other_stream(task, text, dtype):
-    task = (task, (1_000_000,), dtype)
-    work = f"GAE + returns, one stream of 10^6 steps, {text}, {dtype}, into out="
+def other(task, shape, text, dtype):
+    """Against the memory only."""
+    task = (task, shape, dtype)
+    work = f"GAE + returns, {text}, {dtype}, into out="
     claims = (Claim(work, "copy of the same arrays", "share", "into out", "copy"),)
     return Case(work, "scan", sides_of(task), ("ours", "into out", "copy"), claims, task, quick=False)
 
@@ -91,8 +92,12 @@ CASES = [
     one_stream(),
     one_stream_single(),
     *(
-        other_stream(*which, dtype)
-        for which in (("unbroken", "no ends"), ("truncated", "0.1 % ends and 0.1 % cut"))
+        other(*which, dtype)
+        for which in (
+            ("unbroken", (1_000_000,), "one stream of 10^6 steps, no ends"),
+            ("truncated", (1_000_000,), "one stream of 10^6 steps, 0.1 % ends and 0.1 % cut"),
+            ("masked", (64, 1_024), "64 answers of up to 1,024 tokens"),
+        )
         for dtype in ("float64", "float32")
     ),
     *(environments((2_048, streams), "float32") for streams in (2, 8)),

@@ -11,19 +11,20 @@
  *    3.6, of 256 4.6.  Prefetching the rows above makes it 6 % slower.
  *    Few streams go through all steps in registers: 4 and 8 take 0.43 and 0.38 ns per element, 2 and 3 one after the
  *    other 1.1; in two lanes gcc 12 makes it 5.3.
- * c) Streams whose steps are neighbours, of 128 steps and more and without a mask, with AVX2: lanes are neighbouring steps
- *    (scan_line.h).  10^6 steps with 0.1 % ends take 0.59 ms in float32 and 0.65 in float64 (AVX2 0.66 and 0.71), in
+ * c) Streams whose steps are neighbours, 128 of them and more, with AVX2: lanes are neighbouring steps (scan_line.h).  10^6 steps with 0.1 % ends take 0.59 ms in float32 and 0.65 in float64 (AVX2 0.66 and 0.71), in
  *    chains 0.93 and 0.78; without any end 0.59 and 0.68 (AVX2 0.64 and 0.71), in the one chain that is left 1.10.
  *    64 x 1024: 44 and 35 us (AVX2 52 and 46), in chains 65 and 53; 4096 x 16: 179 and 175, in chains 105 and 89.
  *    In SSE2's pairs it does not pay: gcc 12 takes the vectors apart, 4.6 ms.
  *    With truncations, where values of the states reached are loaded around the ends only: 0.67 and 0.86 ms, in one chain
- *    2.3, or 4.6 where a fifth of the steps ends; 64 x 1024: 51 and 46 us, turned into lanes 131 and 147.
+ *    2.3, or 4.6 where a fifth of the steps ends; 64 x 1024: 51 and 46 us, turned into lanes 131 and 147.  With a mask that
+ *    keeps a beginning of each of 64 x 1024 (what follows a prompt): 42 and 41 us, turned into lanes 127 and 141; runs of
+ *    16 steps 54 and 57, of 8 85 and 85, of 4 as turned.
  * d) Others go three at a time, each in a chain of scalars, and what is left alone is cut into chains where an episode
  *    ends: nothing passes there.  Chains at the same step of rows 4096 bytes apart wait for one another's stores.  With
- *    a mask, whose selections double a scalar's work, they are turned into lanes a few steps at a time: 64 x 1024
+ *    options, whose selections double a scalar's work, they are turned into lanes a few steps at a time: 64 x 1024
  *    111 / 143 us, in scalars 260; without options that is 76 / 117.
  * e) Whichever way a stream goes, it meets the same operations in the same order, but along a line: there what is summed
- *    depends on its own length only.  So the bits are the same whatever its neighbours, threads or places in memory.
+ *    depends on its own length and mask only.  So the bits are the same whatever its neighbours, threads or places in memory.
  * f) What is masked or not needed may be loaded, but no result depends on it: it is selected away, never multiplied.
  */
 #ifndef FASTALIGN_SCAN_H
@@ -67,6 +68,7 @@ enum {
     FA_SCAN_CHAINS = 3,   /* of one stream; 2 and 4 are as fast within 5 %, for want of registers */
     FA_SCAN_APART = 8,    /* steps between the chains of long streams, lest they meet at one place of their pages */
     FA_SCAN_LONG = 128,   /* steps from which on a plain stream goes along a line; below, chains are as fast */
+    FA_SCAN_RUN = 8,      /* steps between two borders of a mask, in the mean, from which on its runs go along lines */
     FA_SCAN_WORTH = 512,  /* steps: below, looking for chains costs more than they save */
     FA_PLAIN = 0,         /* neither mask nor truncations nor next values, and not a stream's first step taken */
     FA_CUT = 1,           /* no mask */
@@ -574,10 +576,32 @@ FA_INLINE int fa_line_keeps(double factor)
     return FA_SCAN_LINE && (factor == 0.0 || factor > 1e-36);
 }
 
-/* Whether long streams go along a line: not where steps are left out, nor where what a cut one reached is unknown. */
+/* Whether streams may go along a line: not where what a cut one reached is unknown. */
 FA_INLINE int fa_goes_along_a_line(const fa_scan *w, double factor)
 {
-    return w->mask == NULL && (!w->truncated || w->next_values || w->final_values) && fa_line_keeps(factor);
+    return (!w->truncated || w->next_values || w->final_values) && fa_line_keeps(factor);
+}
+
+/* Whether one is long, and what its mask keeps lies together. */
+static FA_UNUSED int fa_has_long_runs(const fa_scan *w, ptrdiff_t start, ptrdiff_t steps)
+{
+    if (steps < FA_SCAN_LONG) return 0;
+    const unsigned char *kept = w->mask ? w->mask + start : NULL;
+    ptrdiff_t borders = 0;
+    for (ptrdiff_t i = 1; kept && i < steps; i++) borders += kept[i] != kept[i - 1];
+    return borders * FA_SCAN_RUN <= steps;
+}
+
+/* How far below `at`, and not below `start`, the mask has this flag. */
+static FA_UNUSED ptrdiff_t fa_same_below(const unsigned char *mask, ptrdiff_t start, ptrdiff_t at, unsigned char flag)
+{
+    const uint64_t eight = flag * 0x0101010101010101ull;
+    for (uint64_t word; at - start >= 8; at -= 8) {
+        memcpy(&word, mask + at - 8, 8);
+        if (word != eight) break;
+    }
+    while (at > start && mask[at - 1] == flag) at--;
+    return at;
 }
 
 /* ---- chains of one stream ----------------------------------------------------------------------------------------- */

@@ -251,6 +251,24 @@ static FA_UNUSED void NAME(fa_scan_turned)(const fa_scan *w, const fa_scan_loops
     if (w->returns) NAME(fa_scan_give)(w->returns, b.returns, at, steps);
 }
 
+/* One stream along a line, or along as many as the mask leaves of it. */
+static FA_UNUSED void NAME(fa_scan_runs)(const fa_scan *w, const fa_scan_loops *loops, int how, ptrdiff_t start,
+                                         ptrdiff_t steps, double *carry, double *follow, unsigned char *seen)
+{
+    for (ptrdiff_t top = start + steps, bottom; top > start; top = bottom) {
+        if (w->mask) {
+            bottom = fa_same_below(w->mask, start, top, 0);
+            memset((REAL *)w->out + bottom, 0, (size_t)(top - bottom) * sizeof(REAL));
+            if (w->returns) memset((REAL *)w->returns + bottom, 0, (size_t)(top - bottom) * sizeof(REAL));
+            if (bottom == start) break;
+            top = bottom;
+        }
+        bottom = w->mask ? fa_same_below(w->mask, start, top, 1) : start;
+        if (!*seen) loops->rows(how, w, --top, 1, 1, carry, follow, seen);
+        loops->line(w, bottom, top - bottom, loops->factor, carry, follow);
+    }
+}
+
 /* Streams whose steps are neighbours, with options: long ones along a line, if they may; of others as many as there are
  * lanes at once, each lane taking the next stream when its own ends.  A lane for which there is none does what another does, into the same places. */
 static FA_UNUSED void NAME(fa_scan_turned_rows)(const fa_scan *w, const fa_scan_loops *loops)
@@ -268,9 +286,8 @@ static FA_UNUSED void NAME(fa_scan_turned_rows)(const fa_scan *w, const fa_scan_
                 start[i] = fa_scan_begin(w, next), left[i] = fa_scan_end(w, next) - start[i];
                 carry[i] = 0.0, seen[i] = 0;
                 follow[i] = w->last_values ? (double)((const REAL *)w->last_values)[next] : 0.0;
-                if (line && left[i] >= FA_SCAN_LONG) {
-                    loops->rows(how, w, start[i] + left[i] - 1, 1, 1, carry + i, follow + i, seen + i);
-                    loops->line(w, start[i], left[i] - 1, loops->factor, carry + i, follow + i);
+                if (line && fa_has_long_runs(w, start[i], left[i])) {
+                    NAME(fa_scan_runs)(w, loops, how, start[i], left[i], carry + i, follow + i, seen + i);
                     left[i] = 0;
                 }
             }

@@ -1,4 +1,4 @@
-/* The loop over the steps of one stream without a mask, LANES neighbouring ones at a time; included by scan_body.h.
+/* The loop over neighbouring steps of one stream, none of them masked, LANES at a time; included by scan_body.h.
  *
  * A rule is affine in the carry, and by one factor wherever the trace goes on.  So each step is taken with a carry of 0;
  * three times (with four lanes, two) what was found 1, 2, 4 steps later is added to it, by the factor to that power; and

@@ -120,9 +120,53 @@ def test_long_streams(monkeypatch, dtype, ends, option):
                 monkeypatch.setattr(cython_cpu, "core", lambda isa=isa: cython_cpu.load(isa))
                 near = {"rtol": 16 * np.finfo(dtype).eps}
                 near["atol"] = near["rtol"] * (1 + max(np.abs(want[0]).max(), np.abs(sums).max()))
-                got = *gae(**given, gamma=gamma, lam=lam), discounted_returns(**returns, gamma=gamma)
+                got = (*gae(**given, gamma=gamma, lam=lam, backend="cython"),)
+                got += (discounted_returns(**returns, gamma=gamma, backend="cython"),)
                 for g, w in zip(got, (*want, sums), strict=True):
                     np.testing.assert_allclose(g, w, **near)
+
+
+def masks(rng, steps):
+    """Rows of nothing, of everything, of a beginning, of an end, of runs of ever more steps."""
+    place = np.arange(steps)
+    rows = [place < 0, place >= 0, place < steps // 3, place >= steps // 2, (place > 20) & (place < steps - 20)]
+    return np.array(rows + [np.repeat(rng.random(steps) < 0.6, run)[:steps] for run in (1, 4, 9, 16, 40, 70)])
+
+
+@pytest.mark.parametrize("option", ["none", "final", "next", "next, uncut"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("ends", [0.0, 0.02, 1.0])
+def test_long_streams_with_masks(monkeypatch, dtype, ends, option):
+    """A line for each run of what is kept, or all turned; what is masked is not read, and 0."""
+    from fastalign.backends import cython_cpu
+
+    need("cython", cython_cpu.why_not())
+    rng = np.random.default_rng(7)
+    for steps in (128, 129, 200, 1000):
+        mask = masks(rng, steps)
+        shape, layout = mask.shape, {"layout": "NT", "mask": mask}
+        terminated, cut = (rng.random(shape) < ends for _ in range(2))
+        given = {"rewards": rng.standard_normal(shape), "values": rng.standard_normal(shape)}
+        if option != "none":
+            given["final_values" if option == "final" else "next_values"] = rng.standard_normal(shape)
+        given = {name: np.where(mask, x, NAN).astype(dtype) for name, x in given.items()} | layout
+        given |= {"terminated": terminated, **({"truncated": cut} if option in ("final", "next") else {})}
+        if option in ("none", "final"):
+            given["last_values"] = rng.standard_normal(len(mask)).astype(dtype)
+        want = gae(**widened(given), backend="numpy")
+        for isa in cython_cpu.isas():
+            monkeypatch.setattr(cython_cpu, "core", lambda isa=isa: cython_cpu.load(isa))
+            out = tuple(np.full(shape, 7, dtype) for _ in range(2))
+            got = gae(**given, out=out, backend="cython")
+            for g, w in zip(got, want, strict=True):
+                near = 16 * np.finfo(dtype).eps
+                np.testing.assert_allclose(g, w, rtol=near, atol=near * (1 + np.abs(w).max()))
+                assert not g[~mask].any()
+            alone = {name: x[3] if getattr(x, "ndim", 0) == 2 else x for name, x in given.items() if name != "layout"}
+            if "last_values" in given:
+                alone["last_values"] = given["last_values"][3]
+            for g, w in zip(gae(**alone, backend="cython"), got, strict=True):
+                np.testing.assert_array_equal(g, w[3])  # whatever its neighbours
 
 
 @pytest.mark.parametrize("cut", [False, True])
@@ -147,7 +191,7 @@ def test_what_is_not_finite_reaches_as_far_along_a_line(monkeypatch, value, cut)
                 want = gae(**odd, gamma=gamma, lam=lam, backend="numpy")
                 for isa in cython_cpu.isas():
                     monkeypatch.setattr(cython_cpu, "core", lambda isa=isa: cython_cpu.load(isa))
-                    for g, w in zip(gae(**odd, gamma=gamma, lam=lam), want, strict=True):
+                    for g, w in zip(gae(**odd, gamma=gamma, lam=lam, backend="cython"), want, strict=True):
                         np.testing.assert_allclose(g, w, rtol=1e-13, atol=1e-13)
 
 
