@@ -54,7 +54,7 @@ def family(prefix: str) -> tuple[str, ...]:
 
 
 class Binding:
-    """The rules compiled by ``compile``, with ``world`` in place of their globals of those names.
+    """The rules compiled by ``compile``, with ``world`` in place of their globals, and of rules, of those names.
 
     ``real`` is what their constants become: with numpy.float32, and with such arguments, they compute in float32.
     ``mark`` ends the names of what is compiled, which a cache on disk knows them by.
@@ -70,7 +70,7 @@ class Binding:
             self._space.update({k: v for k, v in f.__globals__.items() if k not in plain and not k.startswith("__")})
         self._space.update(world)
         for name, f in plain.items():
-            self._space[name] = compile(clone(f, self._space, name, real))
+            self._space[name] = world[name] if name in world else compile(clone(f, self._space, name, real))
         self.rules = SimpleNamespace(**{name: self._space[name] for name in plain})
 
     def element(self, family: str, kind: str) -> Any:

@@ -50,4 +50,4 @@ def rules(dtype: str = "float64") -> Binding:
     """
     sources = sorted(Path(__file__).parent.glob("*.py"))
     mark = zlib.crc32(b"".join(path.read_bytes() for path in sources))
-    return Binding(inlined, np.dtype(dtype).type, f"_{mark:08x}", math=vecmath(dtype, inlined))
+    return Binding(inlined, np.dtype(dtype).type, f"_{mark:08x}", **vecmath(dtype, inlined))

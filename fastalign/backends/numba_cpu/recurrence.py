@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from .access import TILE, address, get, likely, put, read, scratch, shift, start, write
+from .access import LINE, TILE, address, get, likely, put, read, scratch, shift, start, write
 from .compiling import CONTRACT, filled, given, inlined, jit, rules
 
-BLOCK = 32  # tiles of streams that a sweep takes at once; of one tile it jumps from page to page (see sweep_rows)
-WIDTH = TILE  # streams that a walk takes at once: their state stays in L1
-LINE = 64  # bytes of a cache line
+BLOCK = 8  # tiles of streams that a sweep takes at once; of one tile it jumps from page to page (see sweep_rows)
+WIDTH = 128  # streams that a walk takes at once: their state stays in L1
 WIDE = 512  # streams
 CHAINS = 3  # with 4, 10^6 float64 steps take 2.1 ms instead of 1.1: too many streams of memory
 WORTH = 512  # steps: below, looking for the ends of episodes costs more than it saves
