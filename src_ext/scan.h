@@ -3,22 +3,21 @@
  * a) Lanes are neighbouring streams, a vector of doubles wide.  The rule stays the plain function it is: what is loaded
  *    goes into arrays of one vector, the loop over such an array vectorises to a single instruction per operation, and
  *    the arrays to registers.  A loop over whole rows instead is as wide as the flags, 64 lanes, and spills.
- * b) Time-major streams: two steps at a time over wide rows, so that carry and next value make the way to L1 and back
- *    half as often.  24 x 4096 and 128 x 4096 float32, a copy being 18 and 88 us: 36 and 193 us (AVX2 46 and 246), half of
- *    it conversions between float and double.  Arrays that lie at the same place of their pages cost a tenth of that.
- *    More steps at a time meet the same sets of L1: three 51 us, four 57 and more.  To read next values again instead of
- *    carrying them costs a conversion: 47 us.  1024 x 4096: 3.0 ms, one step at a time 5.6, in blocks of 1024 streams
- *    3.6, of 256 4.6.  Prefetching the rows above makes it 6 % slower.
- *    Few streams go through all steps in registers: 4 and 8 take 0.43 and 0.38 ns per element, 2 and 3 one after the
- *    other 1.1; in two lanes gcc 12 makes it 5.3.
- * c) Streams whose steps are neighbours, 128 of them and more, with AVX2: lanes are neighbouring steps (scan_line.h).  10^6 steps with 0.1 % ends take 0.59 ms in float32 and 0.65 in float64 (AVX2 0.66 and 0.71), in
- *    chains 0.93 and 0.78; without any end 0.59 and 0.68 (AVX2 0.64 and 0.71), in the one chain that is left 1.10.
- *    64 x 1024: 44 and 35 us (AVX2 52 and 46), in chains 65 and 53; 4096 x 16: 179 and 175, in chains 105 and 89.
- *    In SSE2's pairs it does not pay: gcc 12 takes the vectors apart, 4.6 ms.
- *    With truncations, where values of the states reached are loaded around the ends only: 0.67 and 0.86 ms, in one chain
- *    2.3, or 4.6 where a fifth of the steps ends; 64 x 1024: 51 and 46 us, turned into lanes 131 and 147.  With a mask that
- *    keeps a beginning of each of 64 x 1024 (what follows a prompt): 42 and 41 us, turned into lanes 127 and 141; runs of
- *    16 steps 54 and 57, of 8 85 and 85, of 4 as turned.
+ * b) Time-major streams: two steps and two vectors at a time over wide rows (scan_pair.h), so that carry and next
+ *    value make the way to L1 and back half as often.  24 x 4096 and 128 x 4096 float32, a copy being 18 and 89 us: 36
+ *    and 185 us (AVX2 42 and 219), as the arrays lie to one another up to 41 and 210.  Four steps meet the same sets of
+ *    L1 and take twice as long.  1024 x 4096: 3.0 ms, one step at a time 5.6, in blocks of 1024 streams 3.6, of 256
+ *    4.6; 24 x 4096 as well in blocks: 41 to 42 us, so 40.  Prefetching the rows above: 128 x 4096 in 230 us, so 214.
+ *    Three parts of a row by turns: 218, so 192.  What is left is conversions and stores: without a conversion of the
+ *    returns 6 % less, without returns 25 %; summed in float, rounded twice, they would save 7 %.
+ * c) Streams whose steps are neighbours, 128 of them and more, with AVX2: lanes are neighbouring steps (scan_line.h).
+ *    10^6 steps with 0.1 % ends take 0.59 ms in float32 and 0.65 in float64 (AVX2 0.66 and 0.71), in chains 0.93 and
+ *    0.78; without any end 0.59 and 0.68 (AVX2 0.64 and 0.71), in the one chain that is left 1.10. 64 x 1024: 44 and 35
+ *    us (AVX2 52 and 46), in chains 65 and 53; 4096 x 16: 179 and 175, in chains 105 and 89. In SSE2's pairs it does not
+ *    pay: gcc 12 takes the vectors apart, 4.6 ms. With truncations, where values of the states reached are loaded around
+ *    the ends only: 0.67 and 0.86 ms, in one chain 2.3, or 4.6 where a fifth of the steps ends; 64 x 1024: 51 and 46 us,
+ *    turned into lanes 131 and 147.  With a mask that keeps a beginning of each of 64 x 1024 (what follows a prompt): 42
+ *    and 41 us, turned into lanes 127 and 141; runs of 16 steps 54 and 57, of 8 85 and 85, of 4 as turned.
  * d) Others go three at a time, each in a chain of scalars, and what is left alone is cut into chains where an episode
  *    ends: nothing passes there.  Chains at the same step of rows 4096 bytes apart wait for one another's stores.  With
  *    options, whose selections double a scalar's work, they are turned into lanes a few steps at a time: 64 x 1024
@@ -48,10 +47,14 @@
 
 #ifdef __AVX512F__
 #define FA_SCAN_LANES 8
-#define FA_SCAN_UNITS 4 /* vectors of broad rows at once */
+#define FA_SCAN_WIDE 16 /* streams that take two steps at once */
 #else
 #define FA_SCAN_LANES 4
-#define FA_SCAN_UNITS 1
+#ifdef __AVX__
+#define FA_SCAN_WIDE 8
+#else
+#define FA_SCAN_WIDE 4
+#endif
 #endif
 
 #if defined(__AVX2__) && defined(__FMA__) && (defined(__clang__) || __GNUC__ >= 12)
@@ -63,7 +66,6 @@
 enum {
     FA_SCAN_WIDTH = 4096, /* streams of a block */
     FA_SCAN_NARROW = 64,  /* fewer streams than this go through all their steps in registers */
-    FA_SCAN_BROAD = 256,  /* fewer go a vector at a time: several wait for what they carried two steps before */
     FA_SCAN_TURN = 32,    /* steps turned at a time */
     FA_SCAN_CHAINS = 3,   /* of one stream; 2 and 4 are as fast within 5 %, for want of registers */
     FA_SCAN_APART = 8,    /* steps between the chains of long streams, lest they meet at one place of their pages */
@@ -88,7 +90,8 @@ typedef struct {
 } fa_scan;
 
 typedef struct {
-    FA_ALIGNED double carry[FA_SCAN_WIDTH], follow[FA_SCAN_WIDTH];
+    /* Half a page more than a block between them, lest one waits for the other's stores: 24 x 4096 in 46 us, so 38. */
+    FA_ALIGNED double carry[FA_SCAN_WIDTH + 256], follow[FA_SCAN_WIDTH + FA_SCAN_LANES];
     unsigned char seen[FA_SCAN_WIDTH];
 } fa_scan_state;
 
@@ -168,6 +171,44 @@ FA_INLINE double fa_choose(uint64_t mask, double a, double b)
     return fa_double((fa_bits(a) & mask) | (fa_bits(b) & ~mask));
 }
 
+/* 0 in a lane that is flagged, in both: to a rule that is told that all goes on, what it would choose itself.  From the
+ * bytes themselves, not by choices among bits of a word: 33 x 128 float32 in 150 us instead of 160, with AVX2 169 of
+ * 186, with SSE2 405 of 496. */
+FA_INLINE void fa_shut_lanes(double *a, double *b, const unsigned char *flags, int lanes)
+{
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    if (lanes == 8) {
+        const __m128i bytes = _mm_loadl_epi64((const __m128i *)flags);
+        const __mmask8 open = (__mmask8)_mm_testn_epi8_mask(bytes, bytes);
+        _mm512_store_pd(a, _mm512_maskz_mov_pd(open, _mm512_load_pd(a)));
+        _mm512_store_pd(b, _mm512_maskz_mov_pd(open, _mm512_load_pd(b)));
+        return;
+    }
+#endif
+#ifdef __AVX2__
+    if (lanes == 4) {
+        int bytes;
+        memcpy(&bytes, flags, 4);
+        const __m256i wide = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bytes));
+        const __m256d open = _mm256_castsi256_pd(_mm256_cmpeq_epi64(wide, _mm256_setzero_si256()));
+        _mm256_store_pd(a, _mm256_and_pd(open, _mm256_load_pd(a)));
+        _mm256_store_pd(b, _mm256_and_pd(open, _mm256_load_pd(b)));
+        return;
+    }
+#endif
+    if (lanes == 4) {
+        FA_ALIGNED uint64_t shut[4];
+        fa_spread(shut, fa_flags(flags, 4), 4);
+        for (int k = 0; k < 4; k++) a[k] = fa_double(fa_bits(a[k]) & ~shut[k]);
+        for (int k = 0; k < 4; k++) b[k] = fa_double(fa_bits(b[k]) & ~shut[k]);
+        return;
+    }
+    for (int k = 0; k < lanes; k++) {
+        a[k] = flags[k] ? 0.0 : a[k];
+        b[k] = flags[k] ? 0.0 : b[k];
+    }
+}
+
 #define FA_JOIN_(a, b) a##b
 #define FA_JOIN(a, b) FA_JOIN_(a, b)
 #if defined(__GNUC__)
@@ -184,7 +225,11 @@ FA_INLINE void fa_lanes_from_float(double *x, const float *p, int lanes)
 {
 #ifdef __AVX512F__
     if (lanes == 8) {
-        _mm512_store_pd(x, _mm512_cvtps_pd(_mm256_loadu_ps(p)));
+        __m256 eight = _mm256_loadu_ps(p);
+#ifdef __GNUC__
+        __asm__("" : "+x"(eight)); /* Zen 4 converts from memory a third more slowly: 24 x 4096 in 39.6 us, so 37.9 */
+#endif
+        _mm512_store_pd(x, _mm512_cvtps_pd(eight));
         return;
     }
 #endif
@@ -267,16 +312,23 @@ static FA_UNUSED int fa_odd_flags(const unsigned char *p, ptrdiff_t n) /* whethe
     return all > 1;
 }
 
-/* How many streams lie before the first whole cache line of wide rows, where it is one and the same in all arrays: what
- * lies across two lines is loaded twice (128 x 4096: 245 us, so 221). */
+/* How many streams lie before the first vector of wide rows: as many as put most arrays, an output counting twice, at
+ * the start of a vector there; what lies across two cache lines is loaded and stored twice.  24 x 4096 float32 in 37 us
+ * where out and returns lie elsewhere in their lines than rewards and values, unaligned 44. */
 FA_INLINE ptrdiff_t fa_scan_lead(const fa_scan *w, ptrdiff_t at, ptrdiff_t width, size_t size)
 {
-    const void *const arrays[] = {w->values, w->out, w->returns};
-    const uintptr_t over = ((uintptr_t)w->rewards + (uintptr_t)at * size) % 64;
-    if (FA_SCAN_LANES < 8 || width < 512 || over == 0 || over % size || w->time_stride * size % 64) return 0;
-    for (int i = 0; i < 3; i++)
-        if (arrays[i] && ((uintptr_t)arrays[i] - (uintptr_t)w->rewards) % 64) return 0;
-    return (ptrdiff_t)((64 - over) / size);
+    const void *const arrays[] = {w->out, w->returns, w->rewards, w->values};
+    const size_t vector = FA_SCAN_LANES * size;
+    size_t over[4];
+    int best = 0, most = 0;
+    if (FA_SCAN_LANES < 8 || width < 512 || w->time_stride % FA_SCAN_LANES) return 0;
+    for (int i = 0; i < 4; i++) over[i] = arrays[i] ? (0 - (uintptr_t)arrays[i] - (uintptr_t)at * size) % vector : 1;
+    for (int i = 0; i < 4; i++) {
+        int agree = 0;
+        for (int j = 0; j < 4; j++) agree += over[j] == over[i] ? j < 2 ? 2 : 1 : 0;
+        if (over[i] % size == 0 && agree > most) best = i, most = agree;
+    }
+    return most ? (ptrdiff_t)(over[best] / size) : 0;
 }
 
 /* Whether wide rows are walked from their last stream to the first.  A load waits for an earlier store to the same place
@@ -454,34 +506,6 @@ static FA_UNUSED const FA_ALIGNED uint64_t fa_lane_masks[16][4] = {
 #define FA_LATER(x, after, k) ((fa_vector)_mm512_alignr_epi64((__m512i)(after), (__m512i)(x), k))
 #else
 #define FA_LATER(x, after, k) __builtin_shufflevector(x, after, k, k + 1, k + 2, k + 3)
-#endif
-
-/* The lanes whose flag is not set, as a mask, and x there, 0 elsewhere. */
-#if FA_SCAN_LANES == 8
-typedef __mmask8 fa_gate;
-FA_INLINE fa_gate fa_gate_of(const unsigned char *flags)
-{
-    const __m128i all = _mm_loadl_epi64((const __m128i *)flags);
-    return (fa_gate)_mm_testn_epi8_mask(all, all);
-}
-
-FA_INLINE fa_vector fa_gated(fa_vector x, fa_gate open)
-{
-    return _mm512_maskz_mov_pd(open, x);
-}
-#else
-typedef fa_words fa_gate;
-FA_INLINE fa_gate fa_gate_of(const unsigned char *flags)
-{
-    int four;
-    memcpy(&four, flags, 4);
-    return (fa_words)_mm256_cmpeq_epi64(_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four)), _mm256_setzero_si256());
-}
-
-FA_INLINE fa_vector fa_gated(fa_vector x, fa_gate open)
-{
-    return (fa_vector)((fa_words)x & open);
-}
 #endif
 
 FA_INLINE fa_vector fa_every(double x)

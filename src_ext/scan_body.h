@@ -9,6 +9,21 @@
 #include "scan_tile.h"
 #endif
 
+#define LANES 1
+#include "scan_pair.h"
+#if FA_SCAN_LANES == 4
+#define LANES 4
+#include "scan_pair.h"
+#endif
+#if FA_SCAN_WIDE > 4
+#define LANES 8
+#include "scan_pair.h"
+#endif
+#if FA_SCAN_LANES == 8
+#define LANES 16
+#include "scan_pair.h"
+#endif
+
 FA_INLINE void NAME(fa_scan_across)(fa_scan_rule rule, const int how, const fa_scan *w, ptrdiff_t at, ptrdiff_t depth,
                                     ptrdiff_t width, double *carry, double *follow, unsigned char *seen)
 {
@@ -36,19 +51,15 @@ FA_INLINE void NAME(fa_scan_pairs)(fa_scan_rule rule, const int how, const fa_sc
     ptrdiff_t j = 0;
     for (; j < lead; j++)
         FA_JOIN(NAME(fa_scan_pair), _1)(rule, how, &s, at + j, carry + j, follow + j);
-#if FA_SCAN_LINE
-#define FA_WIDE(units) NAME(fa_scan_wide)(rule, how, units, &s, at + k, carry + k, follow + k)
-#else
-#define FA_WIDE(units) FA_JOIN(NAME(fa_scan_pair), FA_JOIN(_, FA_SCAN_LANES))(rule, how, &s, at + k, carry + k, follow + k)
-#endif
-    enum { WIDE = FA_SCAN_LANES * FA_SCAN_UNITS };
-    ptrdiff_t groups = width < FA_SCAN_BROAD ? 0 : (width - j) / WIDE, k = j, step = WIDE;
-    const ptrdiff_t whole = j + groups * WIDE;
-    if (fa_scan_downwards(&s)) k = whole - WIDE, step = -WIDE;
-    for (; groups > 0; groups--, k += step) FA_WIDE(FA_SCAN_UNITS);
-    for (k = whole; k + FA_SCAN_LANES <= width; k += FA_SCAN_LANES) FA_WIDE(1);
-    for (; k < width; k++) FA_JOIN(NAME(fa_scan_pair), _1)(rule, how, &s, at + k, carry + k, follow + k);
-#undef FA_WIDE
+    ptrdiff_t groups = (width - j) / FA_SCAN_WIDE, k = j, step = FA_SCAN_WIDE;
+    j += groups * FA_SCAN_WIDE;
+    if (fa_scan_downwards(&s)) k = j - FA_SCAN_WIDE, step = -FA_SCAN_WIDE;
+    for (; groups > 0; groups--, k += step)
+        FA_JOIN(NAME(fa_scan_pair), FA_JOIN(_, FA_SCAN_WIDE))(rule, how, &s, at + k, carry + k, follow + k);
+    for (; j + FA_SCAN_LANES <= width; j += FA_SCAN_LANES)
+        FA_JOIN(NAME(fa_scan_pair), FA_JOIN(_, FA_SCAN_LANES))(rule, how, &s, at + j, carry + j, follow + j);
+    for (; j < width; j++)
+        FA_JOIN(NAME(fa_scan_pair), _1)(rule, how, &s, at + j, carry + j, follow + j);
 }
 
 FA_INLINE void NAME(fa_scan_rows)(fa_scan_rule rule, int how, const fa_scan *w, ptrdiff_t at, ptrdiff_t depth,
@@ -151,16 +162,18 @@ static FA_UNUSED void NAME(fa_scan_side_by_side)(const fa_scan *w, const fa_scan
     for (ptrdiff_t first = 0; first < w->streams; first += FA_SCAN_WIDTH) {
         const ptrdiff_t left = w->streams - first, width = left < FA_SCAN_WIDTH ? left : FA_SCAN_WIDTH;
         const ptrdiff_t deep = width < FA_SCAN_NARROW ? w->steps : 2;
+        /* Vectors of what is carried begin where the arrays' do. */
+        const ptrdiff_t pad = -fa_scan_lead(w, first, width, sizeof(REAL)) & (FA_SCAN_LANES - 1);
+        double *const carry = state.carry + pad, *const follow = state.follow + pad;
         for (ptrdiff_t j = 0; j < width; j++) {
-            state.carry[j] = 0.0, state.seen[j] = 0;
-            state.follow[j] = w->last_values ? (double)((const REAL *)w->last_values)[first + j] : 0.0;
+            carry[j] = 0.0, state.seen[j] = 0;
+            follow[j] = w->last_values ? (double)((const REAL *)w->last_values)[first + j] : 0.0;
         }
         for (ptrdiff_t t = w->steps - 1, depth; t >= 0; t -= depth) {
             const int first_step = plain && t == w->steps - 1;
             const int how = first_step ? FA_FIRST : plain ? FA_PLAIN : w->mask ? FA_MASKED : FA_CUT;
             depth = first_step ? 1 : deep < t + 1 ? deep : t + 1;
-            loops->rows(how | valued, w, t * w->time_stride + first, depth, width, state.carry, state.follow,
-                        state.seen);
+            loops->rows(how | valued, w, t * w->time_stride + first, depth, width, carry, follow, state.seen);
         }
     }
 }
