@@ -16,6 +16,9 @@
  * g) Tried, DPO on AVX-512: both of its divisions, by 1 + e and 2 + e, as one by their product: float 1.05 to 1.07,
  *    double 2.96 to 3.00; the divider works beside the rest.  Without gcc's second scheduling, with renamed registers,
  *    or scheduled for Zen 3: within 4 % of each other, in both directions.
+ * h) Written by hand, two vectors of AVX-512 side by side, with scalef, a table of 16 roots, masks for selections and
+ *    tallies: 512 elements in L1, double: PPO 1.19 ns per element instead of 1.37, DPO 1.85 instead of 1.93; four of AVX2,
+ *    PPO 1.76 instead of 1.93.  Not worth a second way to compile the rules.
  */
 #ifndef FASTALIGN_POINTWISE_H
 #define FASTALIGN_POINTWISE_H
