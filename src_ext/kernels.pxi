@@ -61,9 +61,11 @@ cdef extern from "rows.h" nogil:
         FA_ENTROPY
         FA_MOMENTS
         FA_ROW_CUT
+        FA_ROW_STREAM
     ctypedef struct fa_row:
         double peak, total, weighted, squares, linear, top
         int sound
+    void fa_drain() noexcept
     fa_row fa_row_merge(fa_row a, fa_row b, double scale) noexcept
     fa_row fa_row_state_float(const float *x, Py_ssize_t n, double scale, int want) noexcept
     fa_row fa_row_part_float(const float *x, Py_ssize_t n, double scale, int want) noexcept
@@ -71,28 +73,28 @@ cdef extern from "rows.h" nogil:
     void fa_row_slopes_float(const float *x, Py_ssize_t n, double scale, double peak, double rest, double a,
                            double b, float *out) noexcept
     void fa_row_bends_float(const float *x, Py_ssize_t n, double scale, double peak, double rest, double a,
-                          double b, double c, double d, float *out) noexcept
+                          double b, double c, double d, float *out, bint stream) noexcept
     fa_row fa_row_state_double(const double *x, Py_ssize_t n, double scale, int want) noexcept
     fa_row fa_row_part_double(const double *x, Py_ssize_t n, double scale, int want) noexcept
     int fa_row_hit_double(const double *x, Py_ssize_t at, double top) noexcept
     void fa_row_slopes_double(const double *x, Py_ssize_t n, double scale, double peak, double rest, double a,
                            double b, double *out) noexcept
     void fa_row_bends_double(const double *x, Py_ssize_t n, double scale, double peak, double rest, double a,
-                          double b, double c, double d, double *out) noexcept
+                          double b, double c, double d, double *out, bint stream) noexcept
     fa_row fa_row_state_f16(const unsigned short *x, Py_ssize_t n, double scale, int want) noexcept
     fa_row fa_row_part_f16(const unsigned short *x, Py_ssize_t n, double scale, int want) noexcept
     int fa_row_hit_f16(const unsigned short *x, Py_ssize_t at, double top) noexcept
     void fa_row_slopes_f16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a,
                            double b, unsigned short *out) noexcept
     void fa_row_bends_f16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a,
-                          double b, double c, double d, unsigned short *out) noexcept
+                          double b, double c, double d, unsigned short *out, bint stream) noexcept
     fa_row fa_row_state_bf16(const unsigned short *x, Py_ssize_t n, double scale, int want) noexcept
     fa_row fa_row_part_bf16(const unsigned short *x, Py_ssize_t n, double scale, int want) noexcept
     int fa_row_hit_bf16(const unsigned short *x, Py_ssize_t at, double top) noexcept
     void fa_row_slopes_bf16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a,
                            double b, unsigned short *out) noexcept
     void fa_row_bends_bf16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a,
-                          double b, double c, double d, unsigned short *out) noexcept
+                          double b, double c, double d, unsigned short *out, bint stream) noexcept
     double fa_get_float(const float *x, Py_ssize_t i) noexcept
     double fa_get_double(const double *x, Py_ssize_t i) noexcept
     double fa_get_f16(const unsigned short *x, Py_ssize_t i) noexcept

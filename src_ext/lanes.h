@@ -132,6 +132,39 @@ typedef uint64_t fa_int_double;
 FA_OPERATIONS(float)
 FA_OPERATIONS(double)
 
+/* Whole vectors of memory past the caches: nothing is read for it, to must be aligned, and fa_drain comes before anyone
+ * else looks. */
+#if defined(__SSE2__) && defined(FA_VECTOR)
+#define FA_STREAMS 1
+FA_INLINE void fa_stream(void *to, const void *from, size_t bytes)
+{
+    for (size_t k = 0; k < bytes; k += FA_VECTOR) {
+#if FA_VECTOR == 64
+        _mm512_stream_si512((__m512i *)((char *)to + k), _mm512_loadu_si512((const char *)from + k));
+#elif FA_VECTOR == 32
+        _mm256_stream_si256((__m256i *)((char *)to + k), _mm256_loadu_si256((const __m256i *)((const char *)from + k)));
+#else
+        _mm_stream_si128((__m128i *)((char *)to + k), _mm_loadu_si128((const __m128i *)((const char *)from + k)));
+#endif
+    }
+}
+
+static FA_UNUSED void fa_drain(void)
+{
+    _mm_sfence();
+}
+#else
+#define FA_STREAMS 0
+FA_INLINE void fa_stream(void *to, const void *from, size_t bytes)
+{
+    memcpy(to, from, bytes);
+}
+
+static FA_UNUSED void fa_drain(void)
+{
+}
+#endif
+
 /* a b + c, rounded once where that is an instruction: everywhere alike, whatever else becomes of a b. */
 #if FA_VECTOR == 64
 #define FA_PLUS_float(a, b, c) _mm512_fmadd_ps(a, b, c)

@@ -43,6 +43,14 @@ FA_INLINE void NAME(fa_give)(STORED *x, ptrdiff_t n, const VEC v[VECTORS])
     if (n < STEP) memcpy(x, filled, (size_t)n * sizeof *x);
 }
 
+/* As fa_give, whole and past the caches. */
+FA_INLINE void NAME(fa_pass)(STORED *x, const VEC v[VECTORS])
+{
+    STORED step[STEP];
+    for (int k = 0; k < VECTORS; k += 2) NAME(fa_store2)(step + k * WIDTH, v[k], v[k + 1]);
+    fa_stream(x, step, sizeof step);
+}
+
 FA_INLINE REAL NAME(fa_top_across)(const VEC v[VECTORS])
 {
     VEC top = v[0];
@@ -272,13 +280,17 @@ static FA_UNUSED fa_row NAME(fa_row_state)(const STORED *x, ptrdiff_t n, double 
     return row;
 }
 
-/* out = p (a + b log2 p + c p) + d, p relative to base; curved: 2 all of it, 1 without c and d, 0 without b too. */
+/* out = p (a + b log2 p + c p) + d, p relative to base; curved: 2 all of it, 1 without c and d, 0 without b too.
+ * A stream goes past the caches, by whole aligned steps of out. */
 FA_INLINE void NAME(fa_bend)(const STORED *x, ptrdiff_t n, REAL base, REAL octaves, REAL a, REAL b, REAL c, REAL d,
-                             STORED *out, const int curved)
+                             STORED *out, const int curved, int stream)
 {
     VEC v[VECTORS];
-    for (ptrdiff_t i = 0; i < n; i += STEP) {
-        NAME(fa_take)(x + i, n - i, v);
+    const size_t size = STEP * sizeof *out, beyond = (uintptr_t)out % size;
+    const ptrdiff_t lead = stream && beyond ? (ptrdiff_t)((size - beyond) / sizeof *out) : STEP;
+    for (ptrdiff_t i = 0, m = lead; i < n; i += m, m = STEP) {
+        const ptrdiff_t some = n - i < m ? n - i : m;
+        NAME(fa_take)(x + i, some, v);
         EACH(k) {
             const VEC t = (v[k] - base) * octaves;
             const OF_REAL(fa_power) power = OF_REAL(fa_exp2)(t);
@@ -287,31 +299,36 @@ FA_INLINE void NAME(fa_bend)(const STORED *x, ptrdiff_t n, REAL base, REAL octav
             v[k] = OF_REAL(FA_UNLESS_BELOW)(t, LEAST, e * slope);
             if (curved == 2) v[k] += d;
         }
-        NAME(fa_give)(out + i, n - i, v);
+        if (stream && some == STEP)
+            NAME(fa_pass)(out + i, v);
+        else
+            NAME(fa_give)(out + i, some, v);
     }
 }
 
-/* out = p (a + b log p + c p) + d, log p = scale (x - peak) - rest; d where p is nothing.  out may be x. */
+/* out = p (a + b log p + c p) + d, log p = scale (x - peak) - rest; d where p is nothing.  out may be x, but not of a
+ * stream (FA_ROW_STREAM). */
 static FA_UNUSED void NAME(fa_row_bends)(const STORED *x, ptrdiff_t n, double scale, double peak, double rest, double a,
-                                         double b, double c, double d, STORED *out)
+                                         double b, double c, double d, STORED *out, int stream)
 {
+    if (!FA_STREAMS || sizeof *out < sizeof(REAL) || (uintptr_t)out % sizeof *out) stream = 0;
     const double near = peak + rest / scale;
     const REAL octaves = (REAL)(scale * FA_LOG2E);
     const REAL base = (REAL)near > -(REAL)INFINITY && (REAL)near < (REAL)INFINITY ? (REAL)near : (REAL)peak;
     const double left = ((double)base - peak) * scale - rest, f = exp(left);
     const REAL slope = (REAL)((a + b * left) * f), bend = (REAL)(b * f / FA_LOG2E), square = (REAL)(c * f * f);
     if (c != 0 || d != 0)
-        NAME(fa_bend)(x, n, base, octaves, slope, bend, square, (REAL)d, out, 2);
+        NAME(fa_bend)(x, n, base, octaves, slope, bend, square, (REAL)d, out, 2, stream);
     else if (b != 0)
-        NAME(fa_bend)(x, n, base, octaves, slope, bend, 0, 0, out, 1);
+        NAME(fa_bend)(x, n, base, octaves, slope, bend, 0, 0, out, 1, stream);
     else
-        NAME(fa_bend)(x, n, base, octaves, slope, 0, 0, 0, out, 0);
+        NAME(fa_bend)(x, n, base, octaves, slope, 0, 0, 0, out, 0, stream);
 }
 
 static FA_UNUSED void NAME(fa_row_slopes)(const STORED *x, ptrdiff_t n, double scale, double peak, double rest,
                                           double a, double b, STORED *out)
 {
-    NAME(fa_row_bends)(x, n, scale, peak, rest, a, b, 0, 0, out);
+    NAME(fa_row_bends)(x, n, scale, peak, rest, a, b, 0, 0, out, 0);
 }
 
 /* Whether x[at] is the first of the row's largest elements; of a row with NaN none is. */

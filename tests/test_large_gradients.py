@@ -1,0 +1,42 @@
+"""Gradients so large that they are written past the caches: the same bits as in small pieces."""
+
+import numpy as np
+import pytest
+
+import fastalign
+from fastalign.backends import cython_cpu
+
+pytestmark = pytest.mark.skipif(cython_cpu.why_not() is not None, reason="the extension is not built")
+ROWS, COLUMNS = 140, 32_011  # 17 MiB of float32; rows start anywhere in a cache line
+AS = {"f32": np.float32, "f64": np.float64, "f16": np.float16, "bf16": np.uint16}
+
+
+@pytest.mark.parametrize("kind", AS)
+@pytest.mark.parametrize("isa", cython_cpu.isas())
+@pytest.mark.parametrize("offset", [0, 3])
+def test_past_the_caches(monkeypatch, isa, kind, offset):
+    monkeypatch.setattr(cython_cpu, "core", lambda: cython_cpu.load(isa))
+    monkeypatch.setenv("FASTALIGN_NUM_THREADS", "1")  # else each thread's part counts
+    rng = np.random.default_rng(1)
+    rows = ROWS * (2 if AS[kind]().itemsize == 2 else 1)
+    x = rng.standard_normal((rows, COLUMNS), np.float32)
+    x[3, 5], x[4, 6], x[5] = np.nan, -np.inf, -np.inf
+    logits = (x.view(np.uint32) >> 16).astype(np.uint16) if kind == "bf16" else x.astype(AS[kind])
+    tokens = rng.integers(0, COLUMNS, rows)
+    mask = np.arange(rows) % 7 != 6
+    real = np.float64 if kind == "f64" else np.float32
+    grad, spread = rng.standard_normal((2, rows)).astype(real)
+    room = np.full(x.size + offset + 1, 9, logits.dtype)
+    out = room[offset:-1].reshape(x.shape)
+
+    def gradient(a, b, into):
+        given = {"grad_entropy": spread[a:b], "mask": mask[a:b], "backend": "cython"}
+        fastalign.token_log_probs_grad(logits[a:b], tokens[a:b], grad[a:b], out=into, **given)
+
+    gradient(0, rows, out)
+    small = np.empty_like(out)
+    for a in range(0, rows, 20):
+        gradient(a, a + 20, small[a : a + 20])
+    bits = np.dtype(f"u{out.itemsize}")
+    assert np.array_equal(out.view(bits), small.view(bits))
+    assert np.all(room[:offset] == 9) and room[-1] == 9
