@@ -41,10 +41,11 @@
 #define FA_ROW_CUT 262144     /* columns; as in fastalign/backends/__init__.py */
 
 /* Bytes: a gradient as large as this, in an array of its own, goes past the caches and is not read for what it
- * overwrites.  512 x 32,000 floats, one thread, AVX-512: 3.3 ms instead of 4.3, half as many doubles 3.5 instead of 4.3;
- * AVX2 the same within 5 %: arithmetic bounds it.  The halves, which do without: nothing gained, and float16 with AVX2
- * 8.3 instead of 5.4. */
-#define FA_ROW_STREAM 16777216
+ * overwrites.  512 x 32,000 floats, by one thread and two, AVX-512: 3.0 and 2.5 ms instead of 3.9 and 3.1, half as many
+ * doubles 3.5 and 2.5 instead of 3.9 and 3.0; AVX2 4.6 and 2.6 instead of 4.7 and 3.5.  160 x 32,000, which stay in L3
+ * else: 0.81 and 0.78 instead of 1.04 and 0.66.  The halves, which do without: nothing gained, and float16 with AVX2 8.3
+ * instead of 5.4. */
+#define FA_ROW_STREAM 33554432
 
 /* What is wanted of a row beside the sum of exponentials. */
 #define FA_ENTROPY 1
