@@ -7,7 +7,21 @@
 #define STEP (VECTORS * WIDTH)
 #define TILE (FA_ROW_TILE * WIDTH)
 
+#if defined(KEEPS) && defined(FA_NEAR)
+#define IN_ONE_PIECE /* the powers: a half needs no such care, which costs 10 % there */
+#endif
+
 typedef struct { double total, weighted, squares, linear, top; } NAME(fa_tile_sums);
+
+FA_INLINE VEC NAME(fa_exp2_of)(VEC t)
+{
+#ifdef IN_ONE_PIECE
+    return OF_REAL(fa_exp2_near)(t);
+#else
+    const OF_REAL(fa_power) power = OF_REAL(fa_exp2)(t);
+    return power.a * power.b;
+#endif
+}
 
 FA_INLINE double NAME(fa_get)(const STORED *x, ptrdiff_t i)
 {
@@ -79,8 +93,7 @@ FA_INLINE NAME(fa_level) NAME(fa_level_of)(double peak, REAL octaves)
 {
     const REAL top = peak > -(double)INFINITY ? (REAL)peak : 0, offset = FA_OFFSET(top, octaves);
     const VEC t = OF_REAL(FA_FROM)(EVERY(top), octaves, offset);
-    const OF_REAL(fa_power) power = OF_REAL(fa_exp2)(t);
-    const REAL unit = OF_REAL(fa_first)(power.a * power.b);
+    const REAL unit = OF_REAL(fa_first)(NAME(fa_exp2_of)(t));
     const NAME(fa_level) level = {octaves, offset, (double)OF_REAL(fa_first)(t), (double)unit};
     return level;
 }
@@ -106,12 +119,18 @@ NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level, const 
             for (int k = 0; k < VECTORS; k += 2) NAME(fa_load2)(from + k * WIDTH, &v[k], &v[k + 1]);
             EACH(k) {
                 const VEC t = OF_REAL(FA_FROM)(v[k], octaves, offset);
+#ifdef IN_ONE_PIECE
+                const VEC e = OF_REAL(fa_exp2_near)(t);
+                total += e;
+                if (want & FA_ENTROPY) weighted = OF_REAL(FA_PLUS)(e, MAX(EVERY(LEAST), t), weighted);
+#else
                 const OF_REAL(fa_power) power = OF_REAL(fa_exp2_seen)(t, &seen);
                 const VEC e = power.a * power.b;
                 total = OF_REAL(FA_PLUS)(power.a, power.b, total);
-                if (keep) memcpy(keep + k * WIDTH, &e, sizeof e);
                 if (want & FA_ENTROPY) /* 0 must not meet -inf */
                     weighted = OF_REAL(FA_PLUS)(power.a, power.b * MAX(EVERY(LEAST), t), weighted);
+#endif
+                if (keep) memcpy(keep + k * WIDTH, &e, sizeof e);
                 if (want & FA_MOMENTS) {
                     squares += e * e;
                     top = MAX(v[k], top);
@@ -293,8 +312,7 @@ FA_INLINE void NAME(fa_bend)(const STORED *x, ptrdiff_t n, REAL base, REAL octav
         NAME(fa_take)(x + i, some, v);
         EACH(k) {
             const VEC t = (v[k] - base) * octaves;
-            const OF_REAL(fa_power) power = OF_REAL(fa_exp2)(t);
-            const VEC e = power.a * power.b;
+            const VEC e = NAME(fa_exp2_of)(t);
             const VEC slope = curved == 2 ? a + b * t + c * e : curved == 1 ? a + b * t : EVERY(a);
             v[k] = OF_REAL(FA_UNLESS_BELOW)(t, LEAST, e * slope);
             if (curved == 2) v[k] += d;
@@ -372,6 +390,7 @@ static FA_UNUSED void NAME(fa_row_scale)(const STORED *x, ptrdiff_t n, double sc
 #undef TILE
 #undef LEVEL_HOLDS
 #undef KEEPS
+#undef IN_ONE_PIECE
 #undef LEAST_EXP
 #undef KIND
 #undef STORED
