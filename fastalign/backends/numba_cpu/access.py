@@ -189,6 +189,18 @@ def larger(context, a, b):
 
 
 @intrinsic
+def fma(context, a, b, c):
+    """a b + c, rounded once; a call of libm where that is no instruction."""
+
+    def generate(target, builder, signature, args):
+        kind = args[0].type
+        function = builder.module.declare_intrinsic("llvm.fma", [kind], ir.FunctionType(kind, [kind] * 3))
+        return builder.call(function, args)
+
+    return a(a, a, a), generate
+
+
+@intrinsic
 def likely(context, condition):
     """The condition, foretold to hold: what depends on it stays a branch and is not selected."""
 

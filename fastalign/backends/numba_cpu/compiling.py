@@ -36,9 +36,19 @@ CONTRACT = {"contract"}
 SUMS = {"reassoc", "contract", "nsz"}
 
 
-def inlined(function: Any) -> Any:
+@cache
+def fuses() -> bool:
+    """Whether a product and a sum are one instruction here, for the processor that NUMBA_CPU_NAME may have named."""
+
+    def fused(a: float, b: float, c: float) -> float:
+        return a * b + c
+
+    return bool(njit(fastmath=CONTRACT)(fused)(1 + 2.0**-30, 1 - 2.0**-30, -1.0) != 0.0)
+
+
+def inlined(function: Any, flags: set[str] = CONTRACT) -> Any:
     """For functions that only loops call: a loop with a call in it stays scalar.  Nothing of it is kept on disk."""
-    options = {"fastmath": CONTRACT, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    options = {"fastmath": flags, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return njit(nogil=True, error_model="numpy", **options)(function)
 
 

@@ -13,14 +13,29 @@ from typing import Any
 import numpy as np
 
 from .. import CUT
-from .compiling import CONTRACT, SUMS, jit, rules
-from .exponential import F32, F64, LOG2E, exp2_float32, exp2_float64
+from .compiling import CONTRACT, SUMS, fuses, inlined, jit, rules
+from .exponential import (
+    F32,
+    F64,
+    LOG2E,
+    exp2_float32,
+    exp2_float64,
+    factors_float32,
+    factors_float64,
+    octaves_of,
+    reduced_apart,
+    reduced_fused,
+)
 from .tiles import (
     TILE,
+    moments_step,
     narrow_bf16,
     narrow_f16,
+    plain_sums,
     same,
     stay,
+    sum_step,
+    sums_step,
     tile_bends,
     tile_max,
     tile_moments,
@@ -35,24 +50,44 @@ FIRST = 256  # elements searched for the first peak
 BOUND = 65536.0  # of a tile's sum of exponentials: the peak is at most 16 octaves too low
 
 
-def sums(x, peak, octaves, spread, moments):
-    """Of a tile; without a peak yet they are 0, or something else where there is more than -inf."""
+def level_of(peak, scale):
+    """What the sums of a tile near ``peak`` are relative to; what its loops make of the peak itself, which sums are
+    divided by, so that a sure token has exactly 1; and whether octaves can be counted."""
+    octaves = real(scale * LOG2E)
     base = real(0.0) if peak == -np.inf else peak
+    n = np.float64(base) * np.float64(octaves)
+    n = np.rint(n) if fused else n
+    low = real((n + bottom) / np.float64(octaves))
+    level = low, octaves, real(counter - n if fused else counter), base
+    p, power = factors(base, level)
+    return level, np.float64(p * power), abs(n) < countable and octaves > 0.0 and low > -np.inf
+
+
+def sums(x, peak, scale, state, spread, moments):
+    """Of a tile; where it has no peak they are 0, or NaN."""
+    level, unit, counted = state
+    if not counted:
+        return plain_sums(x, 0.0 if peak == -np.inf else np.float64(peak), scale)
+    s, u, q, z = real(0.0), real(0.0), real(0.0), real(0.0)
     if moments:
-        return tile_moments(x, base, octaves)
-    if spread:
-        s, u = tile_sums(x, base, octaves)
-        return s, u, real(0.0), real(0.0)
-    return tile_sum(x, base, octaves), real(0.0), real(0.0), real(0.0)
+        s, u, q, z = tile_moments(x, level)
+    elif spread:
+        s, u = tile_sums(x, level)
+    else:
+        s = tile_sum(x, level)
+    return np.float64(s) / unit, np.float64(u) / unit, np.float64(q) / (unit * unit), np.float64(z)
 
 
 def row_part(row, scale, spread, moments, scratch):
-    octaves = real(scale * LOG2E)
     total, weighted, squares, linear, most = 0.0, 0.0, 0.0, 0.0, -np.inf
     peak = tile_max(load(row[:FIRST], scratch))
+    state = level_of(peak, scale)
     for at in range(0, row.size, TILE):
         x = load(row[at : at + TILE], scratch)
-        s, u, q, z = sums(x, peak, octaves, spread, moments)
+        if peak == -np.inf:  # nothing yet: relative to 0, what is far below would be nothing too
+            peak = tile_max(x)
+            state = level_of(peak, scale)
+        s, u, q, z = sums(x, peak, scale, state, spread, moments)
         if not (s <= (BOUND if peak > -np.inf else 0.0)):
             top = tile_max(x)
             if not (top <= peak):  # a NaN becomes the peak, and the row unsound
@@ -61,14 +96,14 @@ def row_part(row, scale, spread, moments, scratch):
                 weighted = factor * (weighted + total * change) if factor > 0.0 else 0.0
                 squares *= factor * factor
                 total *= factor
-                peak = top
-                s, u, q, z = sums(x, peak, octaves, spread, moments)
-        total += np.float64(s)
-        weighted += np.float64(u) / LOG2E
-        squares += np.float64(q)
+                peak, state = top, level_of(top, scale)
+                s, u, q, z = sums(x, peak, scale, state, spread, moments)
+        total += s
+        weighted += u / LOG2E
+        squares += q
         if moments:
             if math.isfinite(z):
-                linear += np.float64(z)
+                linear += z
             else:  # an infinity, or just too large for a real
                 for i in range(x.size):
                     linear += np.float64(x[i])
@@ -256,11 +291,28 @@ def copy_one(x, out):
 HALVES = {"f16": (widen_f16, narrow_f16), "bf16": (widen_bf16, narrow_bf16)}
 
 
+def _summed(bind: Any, name: str, fused: bool, free: dict[str, Any]) -> dict[str, Any]:
+    """The loops over a tile that sum, and what they are made of."""
+
+    def made(function: Any, flags: set[str]) -> Any:
+        return bind.drive(function, name, lambda f: inlined(f, flags), **free)
+
+    free = free | {"octaves_of": made(octaves_of, CONTRACT)}
+    free["reduced"] = made(reduced_fused if fused else reduced_apart, CONTRACT)
+    free["factors"] = made(factors_float64 if name == "f64" else factors_float32, CONTRACT)
+    free |= {step.__name__: made(step, SUMS) for step in (sum_step, sums_step, moments_step)}
+    loops = (tile_sum, tile_sums, tile_moments)
+    made_loops = {loop.__name__: bind.drive(loop, name, jit(fastmath=CONTRACT), **free) for loop in loops}
+    return made_loops | {"factors": free["factors"]}
+
+
 @cache
 def row_kernels(kind: str) -> tuple[Any, Any, Any]:
     """(forward, backward, fill_parts) for one kind of logits."""
     world = vars(F64 if kind == "f64" else F32).copy()
-    world |= {f"c{k}": value for k, value in enumerate(world.pop("series"), 1)}
+    for letter, series in (("c", world.pop("series")), ("h", world.pop("fourths", ()))):
+        world |= {f"{letter}{k}": value for k, value in enumerate(series, 1)}
+    counting, fused = vars(world.pop("level")), fuses()
     bind, name = rules(), "f64" if kind == "f64" else "f32"
 
     def make(loop: Any, flags: set[str], suffix: str = name, **free: Any) -> Any:
@@ -268,7 +320,8 @@ def row_kernels(kind: str) -> tuple[Any, Any, Any]:
 
     exp2 = make(exp2_float64 if kind == "f64" else exp2_float32, CONTRACT)
     free = {loop.__name__: make(loop, CONTRACT, exp2=exp2) for loop in (tile_max, tile_slopes, tile_bends)}
-    free |= {loop.__name__: make(loop, SUMS, exp2=exp2) for loop in (tile_sum, tile_sums, tile_moments)}
+    free["plain_sums"] = make(plain_sums, CONTRACT)
+    free |= _summed(bind, name, fused, world | counting) | {"fused": fused, **counting}
     widen, narrow = HALVES.get(kind, (same, stay))
     put = HALVES[kind][1] if kind in HALVES else copy_one
     free |= {
@@ -277,7 +330,7 @@ def row_kernels(kind: str) -> tuple[Any, Any, Any]:
         "put": make(put, CONTRACT, kind),
         "target": make(in_scratch if kind in HALVES else in_place, CONTRACT, kind),
     }
-    for loop in (sums, row_part, merged, kept_part, row_state, parts_of, first_top, write_slopes):
+    for loop in (level_of, sums, row_part, merged, kept_part, row_state, parts_of, first_top, write_slopes):
         free[loop.__name__] = make(loop, CONTRACT, kind, **free)
     free |= vars(bind.rules)
     return tuple(make(loop, CONTRACT, kind, **free) for loop in (forward, backward, fill_parts))

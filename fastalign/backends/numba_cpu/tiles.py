@@ -1,6 +1,11 @@
 """Loops over one tile of a row, in the dtype of the computation.  What is free in them, row.py fills in."""
 
+import math
+
 import numpy as np
+
+from .access import get, over, start
+from .exponential import LOG2E
 
 # Summed in lanes of the row's own precision, across tiles in double.  512: 20 % slower (set-up); 8192: out of L1.
 TILE = 2048
@@ -16,36 +21,50 @@ def tile_max(x):
     return integer(top ^ integer((top >> integer(sign_shift)) & integer(magnitude))).view(real)
 
 
-def tile_sum(x, base, octaves):
-    """Sum of exponentials relative to base; octaves is how many of them a logit of 1 is."""
-    total = real(0.0)
-    for i in range(x.size):
-        total += exp2((x[i] - base) * octaves)
-    return total
+def sum_step(x, nothing, i, level, total):
+    p, power = factors(get(x, i), level)
+    return total + p * power
 
 
-def tile_sums(x, base, octaves):
-    """Also the sum of 2^t t, in octaves; 0 must not meet -inf."""
-    total, weighted = real(0.0), real(0.0)
-    for i in range(x.size):
-        t = (x[i] - base) * octaves
-        e = exp2(t)
-        total += e
-        weighted += e * (lowest if t < lowest else t)
-    return total, weighted
+def sums_step(x, nothing, i, level, tally):
+    """0 must not meet -inf, and does not: below the least element t is as there."""
+    p, power = factors(get(x, i), level)
+    e = p * power
+    return tally[0] + e, tally[1] + e * octaves_of(get(x, i), level)
 
 
-def tile_moments(x, base, octaves):
+def moments_step(x, nothing, i, level, tally):
+    p, power = factors(get(x, i), level)
+    e = p * power
+    return tally[0] + e, tally[1] + e * octaves_of(get(x, i), level), tally[2] + e * e, tally[3] + get(x, i)
+
+
+def tile_sum(x, level):
+    """Sum of exponentials relative to a level."""
+    return over(x.size, sum_step, start(x), 0, level, real(0.0), beside)
+
+
+def tile_sums(x, level):
+    """Also the sum of 2^t t, in octaves."""
+    return over(x.size, sums_step, start(x), 0, level, (real(0.0), real(0.0)), beside)
+
+
+def tile_moments(x, level):
     """Also the sums of 2^2t and of the logits themselves."""
-    total, weighted, squares, linear = real(0.0), real(0.0), real(0.0), real(0.0)
+    return over(x.size, moments_step, start(x), 0, level, (real(0.0), real(0.0), real(0.0), real(0.0)), beside)
+
+
+def plain_sums(x, base, scale):
+    """The same in double, where octaves cannot be counted: of logits of millions, or of temperatures like that."""
+    total, weighted, squares, linear = 0.0, 0.0, 0.0, 0.0
     for i in range(x.size):
-        t = (x[i] - base) * octaves
-        e = exp2(t)
+        t = (np.float64(x[i]) - base) * scale
+        e = math.exp(t)
         total += e
-        weighted += e * (lowest if t < lowest else t)
+        weighted += e * t if e > 0.0 else 0.0
         squares += e * e
-        linear += x[i]
-    return total, weighted, squares, linear
+        linear += np.float64(x[i])
+    return total, weighted * LOG2E, squares, linear
 
 
 def tile_slopes(x, base, octaves, a, b, out):
