@@ -19,6 +19,7 @@
  * h) Written by hand, two vectors of AVX-512 side by side, with scalef, a table of 16 roots, masks for selections and
  *    tallies: 512 elements in L1, double: PPO 1.19 ns per element instead of 1.37, DPO 1.85 instead of 1.93; four of AVX2,
  *    PPO 1.76 instead of 1.93.  Not worth a second way to compile the rules.
+ * i) Prefetching a tile ahead, 2^20 elements: into L2 15 to 40 % slower, into L1 15 to 50, with the outputs as well more.
  */
 #ifndef FASTALIGN_POINTWISE_H
 #define FASTALIGN_POINTWISE_H
