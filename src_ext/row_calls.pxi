@@ -48,14 +48,17 @@ cdef void some_rows(void *loop, ptrdiff_t a, ptrdiff_t b) noexcept nogil:
     all.loop(&some)
 
 
-cdef share_rows(row_loop loop, const row_work *work):
-    """An element of a row costs a fraction of one elsewhere: 8 x 32,000, one thread 45 us, two 53; 16 x 32,000, 74, 70."""
+cdef share_rows(row_loop loop, const row_work *work, Py_ssize_t grain=1):
+    """Units first to last, cut at multiples of ``grain``.
+
+    An element of a row costs a fraction of one elsewhere: 8 x 32,000, one thread 45 us, two 53; 16 x 32,000, 74, 70.
+    """
     cdef rows_loop all
     cdef Py_ssize_t n = work.last - work.first
-    cdef int count = pool.parts(n, 1, work.rows * work.columns // 2)
+    cdef int count = pool.parts(n, grain, work.rows * work.columns // 2)
     all.loop, all.work = loop, work
     with nogil:
-        fa_share(some_rows, &all, n, 1, count)
+        fa_share(some_rows, &all, n, grain, count)
 
 
 def row_forward(logits, str kind, tokens, mask, double scale, logp, lse, entropy=None, sum_p2=None, mean_logit=None,
@@ -70,7 +73,9 @@ def row_forward(logits, str kind, tokens, mask, double scale, logp, lse, entropy
 
 
 def row_backward(logits, str kind, tokens, mask, double scale, grad_logp, grad_lse, grad_entropy, lse, entropy, out,
-                 grad_sum_p2, grad_mean_logit, parts, Py_ssize_t first, Py_ssize_t last):
+                 grad_sum_p2, grad_mean_logit, parts, Py_ssize_t first, Py_ssize_t last, Py_ssize_t grain):
+    """Whoever begins within a row, where grain is 1, must find all that is needed of it in what was saved, or in parts:
+    others may have written the rest of it."""
     cdef row_work work
     cdef row_loop loop = backward_of(kind_of(kind))
     read_rows(&work, logits, tokens, mask, scale)
@@ -78,7 +83,7 @@ def row_backward(logits, str kind, tokens, mask, double scale, grad_logp, grad_l
     work.grad_logp, work.grad_lse, work.grad_entropy = address(grad_logp), address(grad_lse), address(grad_entropy)
     work.grad_sum_p2, work.grad_mean_logit = address(grad_sum_p2), address(grad_mean_logit)
     work.lse, work.entropy, work.out = <void *> address(lse), <void *> address(entropy), writable(out)
-    share_rows(loop, &work)
+    share_rows(loop, &work, grain)
 
 
 def row_parts(logits, str kind, mask, double scale, bint spread, bint moments, parts, Py_ssize_t first, Py_ssize_t last):

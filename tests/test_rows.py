@@ -228,6 +228,21 @@ def test_bits_of_divided_rows_do_not_depend_on_the_threads(walker, threads, divi
     assert walker == "numpy" or {(12, 2), (12, 3)} <= set(divisions)  # the parts, not the rows
 
 
+def test_many_long_rows_in_place_are_divided_between_rows(walker, threads):
+    """Whoever began within a row would find what another has written already."""
+    if walker == "numpy":
+        pytest.skip("the reference has no threads")
+    x = np.random.default_rng(8).standard_normal((66, CUT + 5), np.float32)
+    tokens, ups = np.full(66, CUT + 2), np.ones(66, np.float32)
+    threads(1)
+    want = token_log_probs_grad(x, tokens, ups, backend=walker)
+    threads(3)
+    for _ in range(3):
+        got = x.copy()
+        token_log_probs_grad(got, tokens, ups, out=got, backend=walker)
+        assert np.array_equal(got, want)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_divided_rows_are_right(walker, threads, dtype, count):

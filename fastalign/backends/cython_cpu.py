@@ -104,10 +104,12 @@ def row_backward(
     lse: Any, entropy: Any, out: Any, grad_sum_p2: Any = None, grad_mean_logit: Any = None, parts: Any = None,
     units: range | None = None,
 ) -> None:  # fmt: skip
-    units = range(row_units(logits.shape)) if units is None else units
+    every = row_units(logits.shape)
+    grain = every // max(1, len(logits)) if units is None else 1
+    units = range(every) if units is None else units
     core().row_backward(
         logits, kind, tokens, mask, scale, grad_logp, grad_lse, grad_entropy, lse, entropy, out, grad_sum_p2,
-        grad_mean_logit, parts, units.start, units.stop,
+        grad_mean_logit, parts, units.start, units.stop, max(1, grain),
     )  # fmt: skip
 
 
