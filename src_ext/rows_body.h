@@ -253,7 +253,8 @@ FA_INLINE fa_row NAME(fa_fold)(const STORED *x, ptrdiff_t n, double scale, int w
         STORED *to = !spans ? NULL : keep == x || m < TILE ? aside : keep + at;
         NAME(fa_tile_sums) sums =
             spans ? NAME(fa_sweep)(x + at, m, &level, 0, to) : NAME(fa_tile)(x + at, m, &level, want);
-        if (!(sums.total <= (row.peak > -(double)INFINITY ? FA_ROW_BOUND : 0)) || !LEVEL_HOLDS(level)) {
+        /* Without a peak sums are relative to 0, where what is far below is nothing, as if it were -inf. */
+        if (!(sums.total <= (row.peak > -(double)INFINITY ? FA_ROW_BOUND : -1)) || !LEVEL_HOLDS(level)) {
             fa_row raised = row;
             NAME(fa_raise)(&raised, NAME(fa_tile_top)(x + at, m), scale);
             level = NAME(fa_level_of)(raised.peak, octaves);

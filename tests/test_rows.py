@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import usable
 
-from fastalign import token_log_probs, token_log_probs_grad
+from fastalign import policy_loss_from_logits, token_log_probs, token_log_probs_grad
 from fastalign.backends import CUT, cython_cpu
 from fastalign.cases import HALVES, as_dtype, widened
 
@@ -185,6 +185,23 @@ def test_a_mean_beyond_the_sum_of_float32(walker):
     x = np.full((1, 4000), 3e38, np.float32)
     got = token_log_probs(x, [0], backend=walker, **ALL)
     assert got.mean_logit[0] == pytest.approx(3e38, rel=1e-6) and got.sum_p2[0] == pytest.approx(1 / 4000, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("low", [-90.0, -1000.0, -30000.0])
+def test_what_follows_nothing_may_be_far_below_zero(walker, dtype, low):
+    """Relative to 0 its exponentials are nothing."""
+    x = np.full((2, 5000), -INF)
+    x[:, 4000:] = low
+    x[1, 4500] = low + 2.0
+    x = as_dtype(x.astype(np.float32), dtype)
+    got = token_log_probs(x, [4000, 4500], backend=walker, **ALL)
+    exact = widened("logits", x)[:, 4000:].astype(np.float64)
+    lse = exact.max(axis=1) + np.log(np.exp(exact - exact.max(axis=1, keepdims=True)).sum(axis=1))
+    np.testing.assert_allclose(got.lse, lse, rtol=4 * EPS[dtype])
+    np.testing.assert_allclose(got.logp, exact[[0, 1], [0, 500]] - lse, rtol=1e-5 if got.logp.dtype == "f4" else 1e-12)
+    loss = policy_loss_from_logits(x, [4000, 4500], got.logp, np.ones(2, got.logp.dtype), backend=walker)
+    assert np.isfinite(loss.loss) and np.isfinite(widened("logits", loss.grad_logits)).all()
 
 
 # ---- rows divided among threads --------------------------------------------------------------------------------------
