@@ -616,7 +616,7 @@ static FA_UNUSED int fa_has_long_runs(const fa_scan *w, ptrdiff_t start, ptrdiff
     return borders * FA_SCAN_RUN <= steps;
 }
 
-/* How far below `at`, and not below `start`, the mask has this flag. */
+/* How far below `at`, and not below `start`, the mask has this flag, 0 or 1; any byte but 0 is set, as it is in numpy. */
 static FA_UNUSED ptrdiff_t fa_same_below(const unsigned char *mask, ptrdiff_t start, ptrdiff_t at, unsigned char flag)
 {
     const uint64_t eight = flag * 0x0101010101010101ull;
@@ -624,7 +624,7 @@ static FA_UNUSED ptrdiff_t fa_same_below(const unsigned char *mask, ptrdiff_t st
         memcpy(&word, mask + at - 8, 8);
         if (word != eight) break;
     }
-    while (at > start && mask[at - 1] == flag) at--;
+    while (at > start && (mask[at - 1] != 0) == flag) at--;
     return at;
 }
 

@@ -1,5 +1,8 @@
 """Recurrences in every shape that is walked differently: few and many streams, rows, chains, and what needs no cast."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from conftest import need
@@ -210,6 +213,30 @@ def test_a_long_stream_has_the_same_bits_wherever_it_lies(dtype):
     last = np.repeat(given["last_values"], 3)
     for g, w in zip(gae(**many, last_values=last, layout="NT"), want, strict=True):
         np.testing.assert_array_equal(g, np.stack([w, w, w]))
+
+
+def test_a_flag_is_any_byte_but_zero():
+    """As in numpy, whose views of bytes as bool hold what the bytes held; a run along a line ended at none of them."""
+    from fastalign.backends import cython_cpu
+
+    need("cython", cython_cpu.why_not())
+    code = (
+        "import numpy as np\n"
+        "from fastalign import gae\n"
+        "from fastalign.backends import cython_cpu\n"
+        "x, bytes_ = np.random.default_rng(3).standard_normal((5, 300)), np.repeat([0, 255, 1, 2, 0, 8], 50)\n"
+        "mask = np.tile(bytes_.astype(np.uint8), (5, 1))\n"
+        "ends = (x > 1).astype(np.uint8) * 4\n"
+        "for isa in cython_cpu.isas():\n"
+        "    cython_cpu.core = lambda isa=isa: cython_cpu.load(isa)\n"
+        "    for backend in ('cython', 'numpy'):\n"
+        "        options = {'layout': 'NT', 'last_values': x[:, 0], 'backend': backend}\n"
+        "        got = gae(x, x, ends.view(bool), mask=mask.view(bool), **options)\n"
+        "        want = gae(x, x, ends != 0, mask=mask != 0, **options)\n"
+        "        np.testing.assert_array_equal(got, want)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_integers_are_discounts(backend):
