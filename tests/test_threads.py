@@ -61,6 +61,35 @@ def test_the_extension_has_threads_of_its_own_once_they_are_needed():
     assert done.stdout.split("\n")[:3] == ["1 0 1", "3 2 1", "2 2 1"]
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="threads are looked at under /proc")
+def test_the_extensions_threads_stay_on_the_callers_processors_and_take_signals_of_faults_alone():
+    usable("cython")
+    code = (
+        "import os, signal, numpy as np, fastalign\n"
+        "from pathlib import Path\n"
+        "def call():\n"
+        "    before = os.sched_getaffinity(0)\n"
+        "    fastalign.token_log_probs(np.zeros((100, 9000), np.float32), np.zeros(100, int))\n"
+        "    assert os.sched_getaffinity(0) == before\n"
+        "    ours = [p for p in Path('/proc/self/task').glob('*') if (p / 'comm').read_text() == 'fastalign\\n']\n"
+        "    assert len(ours) == 2 and all(os.sched_getaffinity(int(p.name)) <= before for p in ours)\n"
+        "    return ours\n"
+        "fastalign.set_num_threads(3)\n"
+        "ours = call()\n"
+        "for processor in sorted(os.sched_getaffinity(0))[:2]:\n"
+        "    os.sched_setaffinity(0, {processor})\n"
+        "    call()\n"
+        "for p in ours:\n"
+        "    blocked = int((p / 'status').read_text().split('SigBlk:')[1].split()[0], 16)\n"
+        "    for s in (signal.SIGINT, signal.SIGTERM, signal.SIGPROF):\n"
+        "        assert blocked >> s - 1 & 1\n"
+        "    for s in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):\n"
+        "        assert not blocked >> s - 1 & 1\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_without_threads_of_its_own_the_extension_is_called_from_pythons(threads, monkeypatch):
     usable("cython")
     from fastalign.backends import cython_cpu
