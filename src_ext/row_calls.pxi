@@ -157,7 +157,9 @@ cdef bint look_at_rows(logits, tokens, temperature, mask, Py_ssize_t limit, plai
         return False
     work.logits, work.tokens, work.scale = x.at, <const long long *> y.at, 1.0 / t
     work.rows, work.columns = y.size, x.shape[x.ndim - 1]
-    work.last = work.rows * ((work.columns + FA_ROW_CUT - 1) // FA_ROW_CUT)
+    if work.columns > FA_ROW_CUT:  # the loops differ in what they count: rows, and parts of them
+        return False
+    work.last = work.rows
     if mask is not None:
         if not flags_of(mask, y, &kept):
             return False

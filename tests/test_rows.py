@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import usable
 
-from fastalign import policy_loss_from_logits, token_log_probs, token_log_probs_grad
+from fastalign import TokenLogProbs, policy_loss_from_logits, token_log_probs, token_log_probs_grad
 from fastalign.backends import CUT, cython_cpu
 from fastalign.cases import HALVES, as_dtype, widened
 
@@ -228,6 +228,18 @@ def everything(x, tokens, walker, **more):
         token_log_probs_grad(x, tokens, ups[0], lse=got.lse, **common),
         token_log_probs_grad(own, tokens, ups[0], lse=got.lse, grad_entropy=ups[1], out=own, **common),
     ]
+
+
+def test_no_call_of_rows_of_several_parts_is_taken_whole():
+    """Whatever the limit: there the loops forward would go on beyond the last row."""
+    usable("cython")
+    for isa in cython_cpu.isas():
+        core = cython_cpu.load(isa)
+        for columns, taken in ((CUT, True), (CUT + 1, False)):
+            x, tokens, g = np.zeros((1, columns), np.float32), np.zeros(1, np.int64), np.ones(1, np.float32)
+            forward = core.row_forward_ready(TokenLogProbs, x, tokens, 1.0, None, False, False, False, False, 1 << 40)
+            back = core.row_backward_ready(x, tokens, (g, *[None] * 6), 1.0, None, None, 1 << 40)
+            assert (forward is not None, back is not None) == (taken, taken)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
