@@ -23,7 +23,8 @@
  *    options, whose selections double a scalar's work, they are turned into lanes a few steps at a time: 64 x 1024
  *    111 / 143 us, in scalars 260; without options that is 76 / 117.
  * e) Whichever way a stream goes, it meets the same operations in the same order, but along a line: there what is summed
- *    depends on its own length and mask only.  So the bits are the same whatever its neighbours, threads or places in memory.
+ *    depends on its own length and mask only.  So the bits are the same whatever its neighbours, threads or places in
+ *    memory.
  * f) What is masked or not needed may be loaded, but no result depends on it: it is selected away, never multiplied.
  */
 #ifndef FASTALIGN_SCAN_H
@@ -75,9 +76,9 @@ enum {
     FA_PLAIN = 0,         /* neither mask nor truncations nor next values, and not a stream's first step taken */
     FA_CUT = 1,           /* no mask */
     FA_MASKED = 2,
-    FA_FIRST = 4, /* as plain, of the first step taken */
-    FA_VALUED = 8,   /* values are given, and returns wanted */
-    FA_REACHED = 16, /* of a line: next values are given */
+    FA_FIRST = 4,         /* as plain, of the first step taken */
+    FA_VALUED = 8,        /* values are given, and returns wanted */
+    FA_REACHED = 16,      /* of a line: next values are given */
 };
 
 typedef struct {

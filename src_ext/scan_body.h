@@ -283,7 +283,8 @@ static FA_UNUSED void NAME(fa_scan_runs)(const fa_scan *w, const fa_scan_loops *
 }
 
 /* Streams whose steps are neighbours, with options: long ones along a line, if they may; of others as many as there are
- * lanes at once, each lane taking the next stream when its own ends.  A lane for which there is none does what another does, into the same places. */
+ * lanes at once, each lane taking the next stream when its own ends.  A lane for which there is none does what another
+ * does, into the same places. */
 static FA_UNUSED void NAME(fa_scan_turned_rows)(const fa_scan *w, const fa_scan_loops *loops)
 {
     const int how = (w->mask ? FA_MASKED : FA_CUT) | (w->values ? FA_VALUED : 0);

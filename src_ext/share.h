@@ -28,6 +28,7 @@ typedef void (*fa_part)(void *loop, ptrdiff_t a, ptrdiff_t b);
 #include <unistd.h>
 
 #define FA_SHARES 1
+#define FA_STACK (1 << 20) /* bytes; loops have up to 130 KB of their own, some systems' threads no more */
 #define FA_PARTS 16 /* per thread */
 #define FA_AWAKE 5000 /* pauses, some 10 to 40 ns each */
 
@@ -99,22 +100,26 @@ static void fa_hire(int count)
     static int prepared; /* a child inherits the handler */
     static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
     sigset_t all, before;
+    pthread_attr_t how;
     if (count > 255) count = 255;
     if (fa_pool.workers >= count) return;
     if (!prepared) prepared = pthread_atfork(NULL, NULL, fa_after_fork) == 0;
+    if (pthread_attr_init(&how)) return;
+    pthread_attr_setstacksize(&how, FA_STACK);
+    pthread_attr_setdetachstate(&how, PTHREAD_CREATE_DETACHED);
     sigfillset(&all);
     for (size_t k = 0; k < sizeof faults / sizeof *faults; k++) sigdelset(&all, faults[k]);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (prepared && fa_pool.workers < count) {
         pthread_t thread;
-        if (pthread_create(&thread, NULL, fa_worker, NULL)) break;
-        pthread_detach(thread);
+        if (pthread_create(&thread, &how, fa_worker, NULL)) break;
 #ifdef __linux__
         fa_pool.worker[fa_pool.workers] = thread;
 #endif
         fa_pool.workers++;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&how);
 }
 
 static void fa_place(void)
