@@ -67,9 +67,6 @@ static void *fa_worker(void *unused)
 {
     long seen = 0;
     (void)unused;
-#ifdef __linux__
-    pthread_setname_np(pthread_self(), "fastalign");
-#endif
     pthread_mutex_lock(&fa_pool.state);
     for (;;) {
         while (fa_pool.round == seen || !fa_pool.wanted) pthread_cond_wait(&fa_pool.work, &fa_pool.state);
@@ -114,6 +111,7 @@ static void fa_hire(int count)
         pthread_t thread;
         if (pthread_create(&thread, &how, fa_worker, NULL)) break;
 #ifdef __linux__
+        pthread_setname_np(thread, "fastalign");
         fa_pool.worker[fa_pool.workers] = thread;
 #endif
         fa_pool.workers++;
