@@ -197,8 +197,8 @@ static FA_UNUSED void fa_drain(void)
 /* ---- powers of two ----------------------------------------------------------------------------------------------- */
 
 /* 2^t in two factors, exactly 1 at 0; nothing, beside a sum of 1, where that is below the normal numbers.  Their product
- * is off by at most 1.94 and 1.75 units of the last place with AVX2, SSE2 1.9 and 1.2; AVX-512 2.88 and 2.02, which is
- * for halves: there fa_exp2_near, in one piece, is off by 1.96 and 1.11.
+ * is off by at most 1.94 and 1.75 units of the last place with AVX2, SSE2 1.22 and 1.19; AVX-512 2.88 and 2.02, which
+ * does for halves: fa_exp2_near, in one piece, is off by 1.97 and 1.11 (tests/test_vecmath.py).
  *
  * Where there are permutations t = n + j/m + r, 2^(j/m) stands in one or two registers, and the polynomial of 2^r,
  * minimax with P(0) = 1, is short: relative error 2.5e-8 and 3e-18, AVX-512 6.5e-8 and 8e-18.

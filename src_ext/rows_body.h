@@ -57,6 +57,20 @@ FA_INLINE void NAME(fa_give)(STORED *x, ptrdiff_t n, const VEC v[VECTORS])
     if (n < STEP) memcpy(x, filled, (size_t)n * sizeof *x);
 }
 
+#ifdef KEEPS
+/* 2^t of n numbers, as the loops below compute it: for the tests. */
+static FA_UNUSED void NAME(fa_row_powers)(const REAL *t, ptrdiff_t n, REAL *out)
+{
+    for (ptrdiff_t i = 0; i < n; i += WIDTH) {
+        const size_t some = (size_t)(n - i < WIDTH ? n - i : WIDTH) * sizeof *t;
+        VEC v = {0};
+        memcpy(&v, t + i, some);
+        v = NAME(fa_exp2_of)(v);
+        memcpy(out + i, &v, some);
+    }
+}
+#endif
+
 /* As fa_give, whole and past the caches. */
 FA_INLINE void NAME(fa_pass)(STORED *x, const VEC v[VECTORS])
 {

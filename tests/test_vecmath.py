@@ -98,3 +98,22 @@ def test_a_float_exp_is_zero_below_the_last_normal_numbers(core):
 def test_subnormal_results_survive(core):
     x = np.linspace(-745.0, -709.0, 50)
     np.testing.assert_allclose(compute(core, "exp", x), np.exp(x), rtol=4e-16, atol=5e-324)
+
+
+@pytest.mark.parametrize("dtype, lowest", [(np.float32, -125.0), (np.float64, -1021.0)])
+def test_powers_of_two_of_the_rows(core, dtype, lowest):
+    """What sums of exponentials and gradients are made of: 2 ulp, from the least normal numbers on; exactly 1 at 0."""
+    rng = np.random.default_rng(1)
+    t = np.concatenate([rng.uniform(lowest, 0, 2000), rng.uniform(-1, 1, 8000), rng.uniform(0, 16, 500), [0.0, -0.0]])
+    t = t.astype(dtype)
+    with mpmath.workdps(50):
+        exact = [mpmath.power(2, mpmath.mpf(float(x))) for x in t]
+        spacing = np.spacing(np.array([float(x) for x in exact]).astype(dtype)).astype(np.float64)
+        found = compute(core, "exp2", t)
+        error = [float(abs(mpmath.mpf(float(y)) - x)) for y, x in zip(found, exact, strict=True)] / spacing
+    worst = np.argmax(error)
+    assert error[worst] <= 2.0, f"2^{t[worst]!r} is off by {error[worst]:.2f} ulp"
+    assert found[-2] == found[-1] == 1.0
+    ends = np.array([-np.inf, -5000.0, np.nan], dtype)
+    np.testing.assert_array_equal(compute(core, "exp2", ends)[:2], 0.0)
+    assert np.isnan(compute(core, "exp2", ends)[2])
