@@ -25,7 +25,6 @@ typedef void (*fa_part)(void *loop, ptrdiff_t a, ptrdiff_t b);
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
-#include <unistd.h>
 
 #define FA_SHARES 1
 #define FA_STACK (1 << 20) /* bytes; loops have up to 130 KB of their own, some systems' threads no more */

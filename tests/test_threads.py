@@ -42,44 +42,47 @@ def test_the_work_is_divided(compiled, threads, divisions):
     assert divisions and {count for _, count in divisions} == {3}
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="threads are counted under /proc")
+# For a process of its own: the extension's threads as the system lists them, and a call large enough for them.
+OURS = (
+    "import os, signal, threading, numpy as np, fastalign\n"
+    "from pathlib import Path\n"
+    "def ours():\n"
+    "    return [p for p in Path('/proc/self/task').glob('*') if (p / 'comm').read_text() == 'fastalign\\n']\n"
+    "def call():\n"
+    "    fastalign.token_log_probs(np.zeros((100, 9000), np.float32), np.zeros(100, int))\n"
+)
+listed = pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="threads are listed under /proc")
+
+
+@listed
 def test_the_extension_has_threads_of_its_own_once_they_are_needed():
     """Named in the system's lists, as many as were asked for at most, and none for Python to wait for."""
     usable("cython")
-    code = (
-        "import threading, numpy as np, fastalign\n"
-        "from pathlib import Path\n"
-        "def ours():\n"
-        "    return sum(p.read_text() == 'fastalign\\n' for p in Path('/proc/self/task').glob('*/comm'))\n"
-        "x = np.zeros((100, 9000), np.float32)\n"
+    code = OURS + (
         "for count in (1, 3, 2):\n"
         "    fastalign.set_num_threads(count)\n"
-        "    fastalign.token_log_probs(x, np.zeros(100, int))\n"
-        "    print(count, ours(), threading.active_count())\n"
+        "    call()\n"
+        "    print(count, len(ours()), threading.active_count())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:3] == ["1 0 1", "3 2 1", "2 2 1"]
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="threads are looked at under /proc")
+@listed
 def test_the_extensions_threads_stay_on_the_callers_processors_and_take_signals_of_faults_alone():
     usable("cython")
-    code = (
-        "import os, signal, numpy as np, fastalign\n"
-        "from pathlib import Path\n"
-        "def call():\n"
+    code = OURS + (
+        "def held():\n"
         "    before = os.sched_getaffinity(0)\n"
-        "    fastalign.token_log_probs(np.zeros((100, 9000), np.float32), np.zeros(100, int))\n"
+        "    call()\n"
         "    assert os.sched_getaffinity(0) == before\n"
-        "    ours = [p for p in Path('/proc/self/task').glob('*') if (p / 'comm').read_text() == 'fastalign\\n']\n"
-        "    assert len(ours) == 2 and all(os.sched_getaffinity(int(p.name)) <= before for p in ours)\n"
-        "    return ours\n"
+        "    assert len(ours()) == 2 and all(os.sched_getaffinity(int(p.name)) <= before for p in ours())\n"
         "fastalign.set_num_threads(3)\n"
-        "ours = call()\n"
+        "held()\n"
         "for processor in sorted(os.sched_getaffinity(0))[:2]:\n"
         "    os.sched_setaffinity(0, {processor})\n"
-        "    call()\n"
-        "for p in ours:\n"
+        "    held()\n"
+        "for p in ours():\n"
         "    blocked = int((p / 'status').read_text().split('SigBlk:')[1].split()[0], 16)\n"
         "    for s in (signal.SIGINT, signal.SIGTERM, signal.SIGPROF):\n"
         "        assert blocked >> s - 1 & 1\n"

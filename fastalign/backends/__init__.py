@@ -44,6 +44,12 @@ scan_columns(..., first, last)
 
 scan, of layout "TN", of the streams from first to last.
 
+And, where a backend divides its work among threads itself,
+
+shares()
+
+which says whether it does; scan then takes ``threads``, how many, and all other functions ask threads.parts.
+
 Arrays are C-contiguous; what is absent is None.  Logits of kind f16 and bf16 are uint16 bit patterns.  Masks are uint8,
 1 = counts; what is masked is not read, and 0 is written there.  partials[k] holds the tallies of elements
 k·BLOCK … (k+1)·BLOCK − 1, so that sums do not depend on how the work was divided; of policy_rows those of
