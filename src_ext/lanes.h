@@ -102,6 +102,47 @@ typedef uint64_t fa_int_double;
         memcpy(&x, &v, sizeof x);                                                                                    \
         return x;                                                                                                    \
     }                                                                                                                \
+    FA_INLINE void fa_load2_##real(const real *x, fa_vec_##real *a, fa_vec_##real *b)                                \
+    {                                                                                                                \
+        memcpy(a, x, sizeof *a);                                                                                     \
+        memcpy(b, x + FA_WIDTH_##real, sizeof *b);                                                                   \
+    }                                                                                                                \
+    FA_INLINE void fa_store2_##real(real *x, fa_vec_##real a, fa_vec_##real b)                                       \
+    {                                                                                                                \
+        memcpy(x, &a, sizeof a);                                                                                     \
+        memcpy(x + FA_WIDTH_##real, &b, sizeof b);                                                                   \
+    }
+
+FA_OPERATIONS(float)
+FA_OPERATIONS(double)
+
+/* All lanes to one, the upper half to the lower one again and again. */
+#if FA_VECTOR > 16
+#if FA_VECTOR == 64
+#define FA_HALVED_float(op, v) _mm256_##op##_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1))
+#define FA_HALVED_double(op, v) _mm256_##op##_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd(v, 1))
+#else
+#define FA_HALVED_float(op, v) (v)
+#define FA_HALVED_double(op, v) (v)
+#endif
+#define FA_ACROSS(name, op)                                                                                          \
+    FA_INLINE float fa_##name##_of_float(fa_vec_float v)                                                             \
+    {                                                                                                                \
+        const __m256 eight = FA_HALVED_float(op, v);                                                                 \
+        const __m128 four = _mm_##op##_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));           \
+        const __m128 two = _mm_##op##_ps(four, _mm_movehl_ps(four, four));                                           \
+        return _mm_cvtss_f32(_mm_##op##_ss(two, _mm_movehdup_ps(two)));                                              \
+    }                                                                                                                \
+    FA_INLINE double fa_##name##_of_double(fa_vec_double v)                                                          \
+    {                                                                                                                \
+        const __m256d four = FA_HALVED_double(op, v);                                                                \
+        const __m128d two = _mm_##op##_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));             \
+        return _mm_cvtsd_f64(_mm_##op##_sd(two, _mm_unpackhi_pd(two, two)));                                         \
+    }
+FA_ACROSS(sum, add)
+FA_ACROSS(top, max)
+#else
+#define FA_ACROSS(real)                                                                                              \
     FA_INLINE real fa_sum_of_##real(fa_vec_##real v)                                                                 \
     {                                                                                                                \
         real lane[FA_WIDTH_##real];                                                                                  \
@@ -117,20 +158,10 @@ typedef uint64_t fa_int_double;
         for (ptrdiff_t half = FA_WIDTH_##real / 2; half > 0; half /= 2)                                              \
             for (ptrdiff_t k = 0; k < half; k++) lane[k] = lane[k] > lane[k + half] ? lane[k] : lane[k + half];      \
         return lane[0];                                                                                              \
-    }                                                                                                                \
-    FA_INLINE void fa_load2_##real(const real *x, fa_vec_##real *a, fa_vec_##real *b)                                \
-    {                                                                                                                \
-        memcpy(a, x, sizeof *a);                                                                                     \
-        memcpy(b, x + FA_WIDTH_##real, sizeof *b);                                                                   \
-    }                                                                                                                \
-    FA_INLINE void fa_store2_##real(real *x, fa_vec_##real a, fa_vec_##real b)                                       \
-    {                                                                                                                \
-        memcpy(x, &a, sizeof a);                                                                                     \
-        memcpy(x + FA_WIDTH_##real, &b, sizeof b);                                                                   \
     }
-
-FA_OPERATIONS(float)
-FA_OPERATIONS(double)
+FA_ACROSS(float)
+FA_ACROSS(double)
+#endif
 
 /* Whole vectors of memory past the caches: nothing is read for it, to must be aligned, and fa_drain comes before anyone
  * else looks. */

@@ -288,6 +288,7 @@ FA_INLINE fa_row NAME(fa_fold)(const STORED *x, ptrdiff_t n, double scale, int w
             NAME(fa_note)(spans, keep, at, row.peak, level.unit, scale);
         }
         row.total += sums.total / level.unit;
+        if (!want) continue;
         row.weighted += (sums.weighted - level.t * sums.total) / (level.unit * FA_LOG2E);
         row.squares += sums.squares / (level.unit * level.unit);
         row.linear += sums.linear;
