@@ -6,7 +6,7 @@ import numpy as np
 
 from . import arrays, threads
 from .arrays import Array
-from .dispatch import CHEAP, Engine, choose, extension
+from .dispatch import Engine, choose, extension
 
 
 class _Streams:
@@ -133,11 +133,6 @@ def _outputs(
     return given
 
 
-def _alone(rewards: Array, layout: str) -> bool:
-    """One stream, or too few elements to be divided among threads."""
-    return rewards.ndim == 1 or threads.alone(rewards.size // CHEAP if layout == "TN" else rewards.size)
-
-
 def gae(
     rewards: Array,
     values: Array,
@@ -181,11 +176,11 @@ def gae(
     >>> gae([1.0, 1.0, 3.0], [0.0, 0.0, 0.0], [0, 0, 0], cu_seqlens=[0, 2, 3], gamma=0.5, lam=1.0)[0].tolist()
     [1.5, 1.0, 3.0]
     """
-    plain = type(rewards) is np.ndarray and values is not None and cu_seqlens is None and _alone(rewards, layout)
+    plain = type(rewards) is np.ndarray and values is not None and cu_seqlens is None
     core = extension(backend) if plain else None
     if core is not None:
         optional = next_values, final_values, last_values, terminated, truncated, mask
-        done = core.scan_ready("gae", rewards, values, *optional, gamma, lam, layout, out)
+        done = core.scan_ready("gae", rewards, values, *optional, gamma, lam, layout, out, threads.WORTH_SHARING)
         if done is not None:
             return done
     named = {"rewards": rewards, "values": values, "next_values": next_values, "final_values": final_values}
@@ -224,11 +219,11 @@ def discounted_returns(
     [1.5, 1.0, 2.0]
     """
     given = None if out is None else (out,)
-    plain = type(rewards) is np.ndarray and cu_seqlens is None and _alone(rewards, layout)
+    plain = type(rewards) is np.ndarray and cu_seqlens is None
     core = extension(backend) if plain else None
     if core is not None:
         optional = next_values, final_values, last_values, terminated, truncated, None
-        done = core.scan_ready("returns", rewards, None, *optional, gamma, 1.0, layout, given)
+        done = core.scan_ready("returns", rewards, None, *optional, gamma, 1.0, layout, given, threads.WORTH_SHARING)
         if done is not None:
             return done[0]
     named = {"rewards": rewards, "next_values": next_values, "final_values": final_values}

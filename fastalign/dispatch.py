@@ -22,8 +22,6 @@ from .rules.row import row_trusted
 
 MODULES = {"cython": "cython_cpu", "numba": "numba_cpu", "numpy": "reference", "cuda": "numba_cuda"}
 AUTOMATIC = ("cython", "numba", "numpy")
-COLUMNS = 64  # of float32 or of flags, a whole number of cache lines: threads share none of them
-CHEAP = 4  # steps of streams side by side for one elsewhere: 128 x 4096, one thread 250 us, two 275; x 8192, 470, 360
 FEW_ROWS = 64  # below, whole rows may leave threads idle
 
 # Positions of the arrays a function writes.
@@ -226,15 +224,13 @@ class Engine:
         work, offsets = self.module.scan, arrays[13]
         columns = arrays[10] == "TN" and hasattr(self.module, "scan_columns")
         n = arrays[0].shape[1] if columns else len(arrays[0]) if offsets is None else len(offsets) - 1
-        grain = COLUMNS if columns else 1
-        size = arrays[0].size // CHEAP if columns else arrays[0].size
-        count = threads.parts(n, grain, size) if columns or arrays[10] == "NT" else 1
+        count = threads.stream_parts(columns, n, arrays[0].size) if columns or arrays[10] == "NT" else 1
         if self.divides:
             work(kind, *arrays, threads=count)
         elif count == 1:
             work(kind, *arrays)
         elif columns:
-            threads.run(lambda a, b: self.module.scan_columns(kind, *arrays, a, b), n, grain, count)
+            threads.run(lambda a, b: self.module.scan_columns(kind, *arrays, a, b), n, threads.COLUMNS, count)
         elif offsets is None:
             threads.run(lambda a, b: work(kind, *(cut(x, a, b) for x in arrays)), n, 1, count)
         else:

@@ -27,6 +27,8 @@ except (ImportError, AttributeError):  # not built, or not from these sources
 
 # 16 x 1000 logits: serial 82 us, two threads 140; 64 x 4000: 355 against 290.
 WORTH_SHARING = 200_000
+COLUMNS = 64  # of float32 or of flags, a whole number of cache lines: threads share none of them
+CHEAP = 4  # steps of streams side by side for one elsewhere: 128 x 4096, one thread 250 us, two 275; x 8192, 470, 360
 
 _asked: int | None = None
 _pool: ThreadPoolExecutor | None = None
@@ -88,14 +90,14 @@ def set_num_threads(n: int | None) -> None:
 
 def parts(n: int, grain: int, work: int) -> int:
     """Into how many ranges to divide ``n`` items of ``work`` elements in all."""
-    if n <= grain or alone(work):
+    if n <= grain or work < WORTH_SHARING or threading.current_thread() is not threading.main_thread():
         return 1
     return min(get_num_threads(), -(-n // grain), work // (WORTH_SHARING // 2))
 
 
-def alone(work: int) -> bool:
-    """Whether a call of so many elements stays in its own thread."""
-    return work < WORTH_SHARING or get_num_threads() == 1 or threading.current_thread() is not threading.main_thread()
+def stream_parts(side_by_side: bool, n: int, size: int) -> int:
+    """Into how many ranges to divide ``n`` streams of ``size`` steps in all."""
+    return parts(n, COLUMNS, size // CHEAP) if side_by_side else parts(n, 1, size)
 
 
 def run(body: Callable[[int, int], None], n: int, grain: int, count: int) -> None:

@@ -38,13 +38,16 @@ cdef class Call:
         return done if done is not None else self.otherwise(given, mask, out, backend)
 
     cpdef object ready(self, tuple given, mask, out, Py_ssize_t limit):
-        """The whole call, if all arrays are plain, of one shape and dtype and of fewer elements than ``limit``."""
+        """The whole call, if all arrays are plain, of one shape and dtype; from ``limit`` elements on by threads."""
         cdef fa_pointwise work
         cdef plain_array first, kept
         cdef Py_ssize_t n
-        cdef int k
+        cdef int k, threads
         cdef tuple outputs
-        if asked_elsewhere() or not look(given[0], &first) or not 0 < first.size < limit:
+        if asked_elsewhere() or not look(given[0], &first) or first.size == 0:
+            return None
+        threads = helpers(first.size, FA_BLOCK, first.size, limit)
+        if threads == 0:
             return None
         if first.type not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE):
             return None
@@ -70,7 +73,7 @@ cdef class Call:
         memcpy(work.p, self.params, sizeof(work.p))
         work.p[self.options] = 1.0 / n if self.mean else self.weight
         cdef double[FA_RESULTS] tallies
-        tallies_of(&work, first.size, tallies)
+        tallies_of(&work, first.size, threads, tallies)
         return self.returned(tallies, n, outputs)
 
     def rows_ready(self, logits, tokens, old, advantages, temperature, mask, out, Py_ssize_t limit, Py_ssize_t cached):
@@ -83,24 +86,28 @@ cdef class Call:
         cdef plain_rows rows
         cdef plain_array one, other
         cdef Py_ssize_t n, few
+        cdef int threads
         cdef double[FA_RESULTS] tallies
-        if not look_at_rows(logits, tokens, temperature, mask, limit, &rows, &work):
+        if not look_at_rows(logits, tokens, temperature, mask, &rows, &work):
             return None
         if not look(old, &one) or one.type != rows.real or not alike(&one, &rows.tokens):
             return None
         if not look(advantages, &other) or other.type != rows.real or not alike(&other, &rows.tokens):
             return None
+        few = min(FA_BLOCK, max(1, cached // (rows.logits.bytes_ // work.rows)))
+        threads = helpers(work.rows, few, rows.logits.size, limit)
         n = fa_kept(work.mask, work.rows) if work.mask else work.rows
+        if threads == 0 or n == 0:
+            return None
         made = new_array(&rows.logits) if out is None else out
-        if n == 0 or (out is not None and not takes_gradient(out, logits, &rows, (tokens, mask, old, advantages))):
+        if out is not None and not takes_gradient(out, logits, &rows, (tokens, mask, old, advantages)):
             return None
         logp = like_tokens(&rows, rows.real)
         work.out, work.logp = cnp.PyArray_DATA(<cnp.ndarray> made), cnp.PyArray_DATA(<cnp.ndarray> logp)
         policy.rule, policy.grad_entropy, policy.old, policy.advantages = self.kind, 0.0, one.at, other.at
         memcpy(policy.p, self.params, sizeof(policy.p))
         policy.p[self.options] = 1.0 / n if self.mean else self.weight
-        few = min(FA_BLOCK, max(1, cached // (rows.logits.bytes_ // work.rows)))
-        policy_tallies(policy_of(rows.kind), &work, &policy, few, tallies)
+        policy_tallies(policy_of(rows.kind), &work, &policy, few, threads, tallies)
         return self.returned(tallies, n, (made, logp))
 
     cdef object takes(self, tuple given, const plain_array *first, fa_pointwise *work):
@@ -156,40 +163,48 @@ cdef class Call:
         return new_tuple(<PyTypeObject *> self.result, <PyObject *> arguments, NULL)
 
 
-cdef void policy_tallies(policy_loop loop, row_work *work, const policy_work *policy, Py_ssize_t few, double *tallies):
+cdef int policy_tallies(policy_loop loop, const row_work *work, const policy_work *policy, Py_ssize_t few, int threads,
+                        double *tallies) except -1:
     """Of all rows, ``few`` after few."""
-    cdef int k, sums = policy.rule.sums, count = policy.rule.sums + policy.rule.peaks
-    cdef Py_ssize_t block
-    cdef double[FA_RESULTS] some
-    with nogil:
-        for k in range(count):
-            tallies[k] = 0.0 if k < sums else -INFINITY
-        for block in range((work.rows + few - 1) // few):
-            for k in range(count):
-                some[k] = 0.0 if k < sums else -INFINITY
-            work.first, work.last = block * few, min(work.rows, (block + 1) * few)
-            loop(work, policy, some)
-            for k in range(count):
-                tallies[k] = tallies[k] + some[k] if k < sums else fa_peak(tallies[k], some[k])
+    cdef int sums = policy.rule.sums, count = policy.rule.sums + policy.rule.peaks
+    cdef Py_ssize_t k, blocks = (work.rows + few - 1) // few
+    cdef double *partials = new_partials(blocks * count)
+    for k in range(blocks * count):
+        partials[k] = 0.0 if k % count < sums else -INFINITY
+    share_blocks(loop, work, policy, few, partials, threads)
+    fold(partials, blocks, sums, count, tallies)
+    free(partials)
+    return 0
 
 
-cdef int tallies_of(fa_pointwise *work, Py_ssize_t n, double *tallies) except -1:
-    """Walk n > 0 elements; the tallies of all blocks, folded in the order of the blocks, as dispatch.fold does."""
-    cdef int k, sums = work.kind.sums, count = work.kind.sums + work.kind.peaks
-    cdef Py_ssize_t block, blocks = (n + FA_BLOCK - 1) // FA_BLOCK
+cdef int tallies_of(fa_pointwise *work, Py_ssize_t n, int threads, double *tallies) except -1:
+    """Walk n > 0 elements."""
+    cdef int sums = work.kind.sums, count = work.kind.sums + work.kind.peaks
+    cdef Py_ssize_t blocks = (n + FA_BLOCK - 1) // FA_BLOCK
     cdef double *partials
     if n <= WITH_THE_GIL:
         fa_pointwise_run(work, n, tallies)
         return 0
-    partials = <double *> malloc(blocks * count * sizeof(double))
+    partials = new_partials(blocks * count)
+    share_elements(work, n, partials, threads)
+    fold(partials, blocks, sums, count, tallies)
+    free(partials)
+    return 0
+
+
+cdef double *new_partials(Py_ssize_t size) except NULL:
+    cdef double *partials = <double *> malloc(size * sizeof(double))
     if partials == NULL:
         raise MemoryError
-    with nogil:
-        fa_pointwise_run(work, n, partials)
+    return partials
+
+
+cdef void fold(const double *partials, Py_ssize_t blocks, int sums, int count, double *tallies) noexcept:
+    """The tallies of all blocks, in the order of the blocks, as dispatch.fold does."""
+    cdef Py_ssize_t block
+    cdef int k
     memcpy(tallies, partials, count * sizeof(double))
     for block in range(1, blocks):
         for k in range(count):
             one = partials[block * count + k]
             tallies[k] = tallies[k] + one if k < sums else fa_peak(tallies[k], one)
-    free(partials)
-    return 0

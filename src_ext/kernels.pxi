@@ -225,6 +225,12 @@ cdef const fa_kind *find_kind(str family, str kind) except NULL:
     return found
 
 
+cdef int helpers(Py_ssize_t n, Py_ssize_t grain, Py_ssize_t work, Py_ssize_t limit) except -1:
+    """How many threads walk a whole call, which are asked for from ``limit`` elements on; 0: others must divide it."""
+    cdef int count = 1 if work < limit else pool.parts(n, grain, work)
+    return count if count == 1 or shares() else 0
+
+
 def pointwise(str family, str kind, tuple inputs, const unsigned char[::1] mask, tuple params, tuple outputs,
               double[:, ::1] partials):
     cdef fa_pointwise work
@@ -241,7 +247,7 @@ def pointwise(str family, str kind, tuple inputs, const unsigned char[::1] mask,
         work.out[k] = writable(outputs[k])
     for k in range(len(params)):
         work.p[k] = params[k]
-    share_elements(&work, n, &partials[0, 0])
+    share_elements(&work, n, &partials[0, 0], pool.parts(n, FA_BLOCK, n))
 
 
 ctypedef struct elements_loop:
@@ -262,13 +268,12 @@ cdef void some_elements(void *loop, ptrdiff_t a, ptrdiff_t b) noexcept nogil:
     fa_pointwise_run(&some, b - a, all.partials + a // FA_BLOCK * (some.kind.sums + some.kind.peaks))
 
 
-cdef share_elements(const fa_pointwise *work, Py_ssize_t n, double *partials):
+cdef void share_elements(const fa_pointwise *work, Py_ssize_t n, double *partials, int threads) noexcept:
     """Partials are of every block."""
     cdef elements_loop all
-    cdef int count = pool.parts(n, FA_BLOCK, n)
     all.work, all.partials = work, partials
     with nogil:
-        fa_share(some_elements, &all, n, FA_BLOCK, count)
+        fa_share(some_elements, &all, n, FA_BLOCK, threads)
 
 
 def scan(str kind, rewards, values, next_values, final_values, last_values, terminated, truncated, mask, double gamma,
@@ -320,7 +325,7 @@ cdef void some_streams(void *loop, ptrdiff_t a, ptrdiff_t b) noexcept nogil:
     all.loop(&some)
 
 
-cdef share_streams(scan_loop loop, const fa_scan *work, bint single, int threads):
+cdef void share_streams(scan_loop loop, const fa_scan *work, bint single, int threads) noexcept:
     """Side by side they are cut where lines of the cache are; elsewhere several are walked at once, if they are not
     given away one by one."""
     cdef streams_loop all
@@ -333,7 +338,7 @@ cdef share_streams(scan_loop loop, const fa_scan *work, bint single, int threads
 
 
 cdef enum:
-    COLUMNS = 64  # as in fastalign/dispatch.py
+    COLUMNS = 64  # as in fastalign/threads.py
 
 
 cdef void *behind(const void *array, Py_ssize_t skipped) noexcept nogil:
@@ -342,8 +347,9 @@ cdef void *behind(const void *array, Py_ssize_t skipped) noexcept nogil:
 
 
 def scan_ready(str kind, rewards, values, next_values, final_values, last_values, terminated, truncated, mask, gamma,
-               lam, layout, out):
-    """The checks, the outputs and the scan of arrays that need no cast, in a few hundred nanoseconds.
+               lam, layout, out, Py_ssize_t limit):
+    """The checks, the outputs and the scan of arrays that need no cast, in a few hundred nanoseconds; from ``limit``
+    elements on divided among threads.
 
     None if anything is unusual or wrong, for others to cast or to explain.
     """
@@ -351,7 +357,7 @@ def scan_ready(str kind, rewards, values, next_values, final_values, last_values
     cdef plain_array like, other, target
     cdef const void **places[4]
     cdef const unsigned char **flags[3]
-    cdef int k
+    cdef int k, threads = 1
     cdef bint time_major
     if asked_elsewhere() or not look(rewards, &like) or like.size == 0 or like.ndim not in (1, 2):
         return None
@@ -388,6 +394,10 @@ def scan_ready(str kind, rewards, values, next_values, final_values, last_values
             if not flags_of(array, &like, &other):
                 return None
             flags[k][0] = <const unsigned char *> other.at
+    if like.ndim == 2 and like.size >= limit:
+        threads = pool.stream_parts(time_major, work.streams, like.size)
+        if threads > 1 and not shares():
+            return None
     cdef tuple made, given
     if out is None:
         made = (new_array(&like),) if values is None else (new_array(&like), new_array(&like))
@@ -403,9 +413,7 @@ def scan_ready(str kind, rewards, values, next_values, final_values, last_values
             return None
     work.out = cnp.PyArray_DATA(<cnp.ndarray> made[0])
     work.returns = NULL if values is None else cnp.PyArray_DATA(<cnp.ndarray> made[1])
-    cdef scan_loop loop = find_scan(kind, like.type == cnp.NPY_FLOAT)
-    with nogil:
-        loop(&work)
+    share_streams(find_scan(kind, like.type == cnp.NPY_FLOAT), &work, like.type == cnp.NPY_FLOAT, threads)
     return made
 
 

@@ -48,17 +48,18 @@ cdef void some_rows(void *loop, ptrdiff_t a, ptrdiff_t b) noexcept nogil:
     all.loop(&some)
 
 
-cdef share_rows(row_loop loop, const row_work *work, Py_ssize_t grain=1):
-    """Units first to last, cut at multiples of ``grain``.
-
-    An element of a row costs a fraction of one elsewhere: 8 x 32,000, one thread 45 us, two 53; 16 x 32,000, 74, 70.
+cdef int row_helpers(const row_work *work, Py_ssize_t grain, Py_ssize_t limit=0) except -1:
+    """An element of a row costs a fraction of one elsewhere: 8 x 32,000, one thread 45 us, two 53; 16 x 32,000, 74, 70.
     """
+    return helpers(work.last - work.first, grain, work.rows * work.columns // 2, limit)
+
+
+cdef void share_rows(row_loop loop, const row_work *work, Py_ssize_t grain, int threads) noexcept:
+    """Units first to last, cut at multiples of ``grain``."""
     cdef rows_loop all
-    cdef Py_ssize_t n = work.last - work.first
-    cdef int count = pool.parts(n, grain, work.rows * work.columns // 2)
     all.loop, all.work = loop, work
     with nogil:
-        fa_share(some_rows, &all, n, grain, count)
+        fa_share(some_rows, &all, work.last - work.first, grain, threads)
 
 
 def row_forward(logits, str kind, tokens, mask, double scale, logp, lse, entropy=None, sum_p2=None, mean_logit=None,
@@ -69,7 +70,7 @@ def row_forward(logits, str kind, tokens, mask, double scale, logp, lse, entropy
     work.parts, work.last = <fa_row *> address(parts), work.rows
     work.logp, work.lse, work.entropy = writable(logp), writable(lse), writable(entropy)
     work.sum_p2, work.mean_logit, work.top1 = writable(sum_p2), writable(mean_logit), <unsigned char *> writable(top1)
-    share_rows(loop, &work)
+    share_rows(loop, &work, 1, row_helpers(&work, 1))
 
 
 def row_backward(logits, str kind, tokens, mask, double scale, grad_logp, grad_lse, grad_entropy, lse, entropy, out,
@@ -83,7 +84,7 @@ def row_backward(logits, str kind, tokens, mask, double scale, grad_logp, grad_l
     work.grad_logp, work.grad_lse, work.grad_entropy = address(grad_logp), address(grad_lse), address(grad_entropy)
     work.grad_sum_p2, work.grad_mean_logit = address(grad_sum_p2), address(grad_mean_logit)
     work.lse, work.entropy, work.out = <void *> address(lse), <void *> address(entropy), writable(out)
-    share_rows(loop, &work, grain)
+    share_rows(loop, &work, grain, row_helpers(&work, grain))
 
 
 def row_parts(logits, str kind, mask, double scale, bint spread, bint moments, parts, Py_ssize_t first, Py_ssize_t last):
@@ -92,7 +93,7 @@ def row_parts(logits, str kind, mask, double scale, bint spread, bint moments, p
     read_rows(&work, logits, None, mask, scale)
     work.parts, work.first, work.last = <fa_row *> writable(parts), first, last
     work.want = (FA_ENTROPY if spread else 0) | (FA_MOMENTS if moments else 0)
-    share_rows(loop, &work)
+    share_rows(loop, &work, 1, row_helpers(&work, 1))
 
 
 ctypedef struct policy_rows_loop:
@@ -116,19 +117,23 @@ def policy_rows(str loss_type, logits, str kind, tokens, mask, double scale, old
                 tuple params, double grad_entropy, double[:, ::1] partials, Py_ssize_t few):
     cdef row_work work
     cdef policy_work policy
-    cdef policy_rows_loop all
-    cdef Py_ssize_t n = partials.shape[0]
-    cdef int count
     policy.rule, policy.grad_entropy = find_kind("policy", loss_type), grad_entropy
     policy.old, policy.advantages = address(old), address(advantages)
     for k, number in enumerate(params):
         policy.p[k] = number
     read_rows(&work, logits, tokens, mask, scale)
     work.logp, work.entropy, work.out = writable(logp), writable(entropy), writable(out)
-    all.loop, all.work, all.policy, all.few = policy_of(kind_of(kind)), &work, &policy, few
-    all.partials, count = &partials[0, 0], pool.parts(work.rows, few, work.rows * work.columns)
+    share_blocks(policy_of(kind_of(kind)), &work, &policy, few, &partials[0, 0],
+                 pool.parts(work.rows, few, work.rows * work.columns))
+
+
+cdef void share_blocks(policy_loop loop, const row_work *work, const policy_work *policy, Py_ssize_t few,
+                       double *partials, int threads) noexcept:
+    """All rows, ``few`` after few; each block adds to its own partials."""
+    cdef policy_rows_loop all
+    all.loop, all.work, all.policy, all.few, all.partials = loop, work, policy, few, partials
     with nogil:
-        fa_share(some_blocks, &all, n, 1, count)
+        fa_share(some_blocks, &all, (work.rows + few - 1) // few, 1, threads)
 
 
 ctypedef struct plain_rows:
@@ -136,8 +141,8 @@ ctypedef struct plain_rows:
     int kind, real
 
 
-cdef bint look_at_rows(logits, tokens, temperature, mask, Py_ssize_t limit, plain_rows *found, row_work *work) noexcept:
-    """Whether rows and tokens are plain, fewer elements than ``limit``, and right."""
+cdef bint look_at_rows(logits, tokens, temperature, mask, plain_rows *found, row_work *work) noexcept:
+    """Whether rows and tokens are plain, and right."""
     cdef plain_array kept
     cdef double t
     cdef Py_ssize_t r
@@ -145,7 +150,7 @@ cdef bint look_at_rows(logits, tokens, temperature, mask, Py_ssize_t limit, plai
     if asked_elsewhere() or not look(logits, &found.logits) or not look(tokens, &found.tokens):
         return False
     x, y = &found.logits, &found.tokens
-    if not 0 < x.size < limit or y.type != cnp.NPY_INT64 or x.ndim != y.ndim + 1:
+    if x.size == 0 or y.type != cnp.NPY_INT64 or x.ndim != y.ndim + 1:
         return False
     if memcmp(x.shape, y.shape, y.ndim * sizeof(cnp.npy_intp)) or type(temperature) not in (float, int):
         return False
@@ -184,21 +189,26 @@ cdef object like_tokens(const plain_rows *rows, int type_):
     return cnp.PyArray_SimpleNew(rows.tokens.ndim, <cnp.npy_intp *> rows.tokens.shape, type_)
 
 
-cdef void walk_rows(row_loop loop, const row_work *work):
+cdef void walk_rows(row_loop loop, const row_work *work, int threads) noexcept:
     if work.rows * work.columns <= WITH_THE_GIL:
         loop(work)
     else:
-        with nogil:
-            loop(work)
+        share_rows(loop, work, 1, threads)
 
 
 def row_forward_ready(result, logits, tokens, temperature, mask, bint entropy, bint sum_p2, bint mean_logit, bint top1,
                       Py_ssize_t limit):
-    """token_log_probs's ``result``, its six fields; None where anything is unusual or wrong."""
+    """token_log_probs's ``result``, its six fields; None where anything is unusual or wrong.
+
+    From ``limit`` elements on it is divided among threads.
+    """
     cdef row_work work
     cdef plain_rows rows
-    cdef int k
-    if not look_at_rows(logits, tokens, temperature, mask, limit, &rows, &work):
+    cdef int k, threads
+    if not look_at_rows(logits, tokens, temperature, mask, &rows, &work):
+        return None
+    threads = row_helpers(&work, 1, limit)
+    if threads == 0:
         return None
     cdef tuple values = PyTuple_New(6)
     cdef bint[6] wanted
@@ -210,7 +220,7 @@ def row_forward_ready(result, logits, tokens, temperature, mask, bint entropy, b
         put(values, k, array)
     work.logp, work.lse, work.entropy = places[0], places[1], places[2]
     work.sum_p2, work.mean_logit, work.top1 = places[3], places[4], <unsigned char *> places[5]
-    walk_rows(forward_of(rows.kind), &work)
+    walk_rows(forward_of(rows.kind), &work, threads)
     arguments = (values,)
     return new_tuple(<PyTypeObject *> result, <PyObject *> arguments, NULL)
 
@@ -219,14 +229,17 @@ def row_backward_ready(logits, tokens, tuple reals, temperature, mask, out, Py_s
     """The gradient; None where anything is unusual or wrong.
 
     ``reals`` are grad_logp, grad_lse, grad_entropy, lse, entropy, grad_sum_p2, grad_mean_logit; all but the first may
-    be None.  ``out`` may be the logits themselves.
+    be None.  ``out`` may be the logits themselves.  From ``limit`` elements on it is divided among threads.
     """
     cdef row_work work
     cdef plain_rows rows
     cdef plain_array one
     cdef (const void *)[7] places
-    cdef int k
-    if reals[0] is None or not look_at_rows(logits, tokens, temperature, mask, limit, &rows, &work):
+    cdef int k, threads
+    if reals[0] is None or not look_at_rows(logits, tokens, temperature, mask, &rows, &work):
+        return None
+    threads = row_helpers(&work, 1, limit)
+    if threads == 0:
         return None
     for k in range(7):
         places[k] = NULL
@@ -241,5 +254,5 @@ def row_backward_ready(logits, tokens, tuple reals, temperature, mask, out, Py_s
     work.lse, work.entropy = <void *> places[3], <void *> places[4]
     work.grad_sum_p2, work.grad_mean_logit = places[5], places[6]
     work.out = cnp.PyArray_DATA(<cnp.ndarray> made)
-    walk_rows(backward_of(rows.kind), &work)
+    walk_rows(backward_of(rows.kind), &work, threads)
     return made

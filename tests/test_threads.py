@@ -101,14 +101,17 @@ def test_without_threads_of_its_own_the_extension_is_called_from_pythons(threads
     want = work()
     given = *np.random.default_rng(8).standard_normal((2, 1000, 1000)), np.zeros((1000, 1000), bool)
     scanned = fastalign.gae(*given, backend="cython")
+    rows = given[0].astype(np.float32), np.arange(1000), given[1][0], given[1][1]
+    fused = fastalign.policy_loss_from_logits(*rows, backend="cython").grad_logits
     threads(3)
-    monkeypatch.setattr(cython_cpu, "shares", lambda: False)
+    monkeypatch.setattr(cython_cpu.core(), "shares", lambda: False)
     monkeypatch.setattr(dispatch, "_engine", dispatch._engine.__wrapped__)
     counts, run = [], pool.run
     monkeypatch.setattr(pool, "run", lambda body, n, grain, count: (counts.append(count), run(body, n, grain, count)))
     same(work(), want)
     same(fastalign.gae(*given, backend="cython"), scanned)
-    assert len(counts) == 4 and set(counts) <= {2, 3}
+    same([fastalign.policy_loss_from_logits(*rows, backend="cython").grad_logits], [fused])
+    assert len(counts) == 5 and set(counts) <= {2, 3}
 
 
 def test_concurrent_callers(compiled, threads):
