@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from . import arrays, threads
+from . import arrays
 from .arrays import Array
 from .dispatch import Engine, choose, extension
 from .rules import FAMILIES
 
-# Arguments that may be None, for zeros, and are then the last ones.
+# Arguments that may be None, for zeros, all or none of a rule's; they are the last ones.
 OPTIONAL = ("ref_chosen_logps", "ref_rejected_logps", "margin")
 
 ONE_PIECE = 10_000  # elements: of less, to make views costs more than to make arrays
@@ -70,10 +70,13 @@ class Rule:
         """By the backend that the arguments, the environment and the arrays choose."""
         engine = choose(backend, *given)
         ready = engine.ready(self)
-        done = None if ready is None else ready(given, mask, out, threads.WORTH_SHARING)
+        done = None if ready is None else ready(given, mask, out)
         return done if done is not None else self._prepared(engine, given, mask, out)
 
     def _prepared(self, engine: Engine, given: tuple[Any, ...], mask: Any, out: Any) -> Any:
+        if len({x is None for x in given[self.required :]}) > 1:
+            names = " and ".join(self.names[self.required :])
+            raise TypeError(f"only one of {names} is given; expected both or neither")
         like, total = given[0], len(FAMILIES[self.family].outputs)
         inputs = arrays.reals(*OPTIONAL, **dict(zip(self.names, given, strict=True)))
         shape, dtype, flat = inputs[0].shape, inputs[0].dtype, (inputs[0].size,)

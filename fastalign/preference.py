@@ -89,13 +89,7 @@ def preference_loss(
     (0.4200553, -0.1714948)
     """
     logps = (policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps)
-    return _call(_rule(loss_type, beta, label_smoothing), logps, out, backend)
-
-
-def _call(rule: Rule, logps: tuple[Array | None, ...], out: Any, backend: str | None) -> Any:
-    if (logps[2] is None) != (logps[3] is None):
-        raise TypeError("only one of ref_chosen_logps and ref_rejected_logps is given; expected both or neither")
-    return rule.call(logps, None, out, backend)
+    return _rule(loss_type, beta, label_smoothing).call(logps, None, out, backend)
 
 
 @arrays.remembered
@@ -148,7 +142,7 @@ class DPOTrainer:
         """
         logps = (policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps)
         rule = _rule(self.loss_type, self.beta, self.label_smoothing, True)
-        loss, chosen, rejected, metrics = _call(rule, logps, out, self.backend)
+        loss, chosen, rejected, metrics = rule.call(logps, None, out, self.backend)
         return loss, metrics, chosen, rejected
 
     def __repr__(self) -> str:

@@ -34,11 +34,11 @@ cdef class Call:
 
     def call(self, tuple given, mask, out, backend):
         """As Rule.call, whose place it takes once it is known that this extension computes."""
-        done = self.ready(given, mask, out, pool.WORTH_SHARING) if backend is None else None
+        done = self.ready(given, mask, out) if backend is None else None
         return done if done is not None else self.otherwise(given, mask, out, backend)
 
-    cpdef object ready(self, tuple given, mask, out, Py_ssize_t limit):
-        """The whole call, if all arrays are plain, of one shape and dtype; from ``limit`` elements on by threads."""
+    cpdef object ready(self, tuple given, mask, out):
+        """The whole call, if all arrays are plain, of one shape and dtype."""
         cdef fa_pointwise work
         cdef plain_array first, kept
         cdef Py_ssize_t n
@@ -46,7 +46,7 @@ cdef class Call:
         cdef tuple outputs
         if asked_elsewhere() or not look(given[0], &first) or first.size == 0:
             return None
-        threads = helpers(first.size, FA_BLOCK, first.size, limit)
+        threads = helpers(first.size, FA_BLOCK, first.size)
         if threads == 0:
             return None
         if first.type not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE):
@@ -95,7 +95,7 @@ cdef class Call:
         if not look(advantages, &other) or other.type != rows.real or not alike(&other, &rows.tokens):
             return None
         few = min(FA_BLOCK, max(1, cached // (rows.logits.bytes_ // work.rows)))
-        threads = helpers(work.rows, few, rows.logits.size, limit)
+        threads = 1 if rows.logits.size < limit else helpers(work.rows, few, rows.logits.size)
         n = fa_kept(work.mask, work.rows) if work.mask else work.rows
         if threads == 0 or n == 0:
             return None
@@ -111,7 +111,7 @@ cdef class Call:
         return self.returned(tallies, n, (made, logp))
 
     cdef object takes(self, tuple given, const plain_array *first, fa_pointwise *work):
-        """What must live on while the inputs are read; None if one of them is not plain."""
+        """What must live on while the inputs are read; None if one of them is not plain, or absent alone."""
         cdef plain_array other
         cdef int k
         held = True
@@ -119,6 +119,8 @@ cdef class Call:
             return None
         for k in range(self.kind.inputs):
             array = given[k]
+            if k >= self.required and (array is None) != (given[self.required] is None):
+                return None
             if array is None and k >= self.required:
                 held = array = held if held is not True else cnp.PyArray_ZEROS(
                     first.ndim, <cnp.npy_intp *> first.shape, first.type, 0)
@@ -146,7 +148,7 @@ cdef class Call:
         cdef int k, tally
         cdef dict metrics
         cdef int count = <int> len(outputs)
-        cdef tuple values = PyTuple_New(1 + count + (self.rates is not None))
+        values = new_tuple(self.result, 1 + count + (self.rates is not None))
         put(values, 0, loss)
         for k in range(count):
             put(values, 1 + k, outputs[k])
@@ -157,10 +159,7 @@ cdef class Call:
                 metrics[self.rates[k]] = (
                     loss if tally == 0 else tallies[tally] / n if tally < self.kind.sums else tallies[tally])
             put(values, 1 + count, metrics)
-        if self.result is None:
-            return values
-        arguments = (values,)
-        return new_tuple(<PyTypeObject *> self.result, <PyObject *> arguments, NULL)
+        return values
 
 
 cdef int policy_tallies(policy_loop loop, const row_work *work, const policy_work *policy, Py_ssize_t few, int threads,

@@ -1,7 +1,6 @@
 """The shapes, compiled for one instruction set.  Arrays arrive checked; nothing is allocated or returned."""
 
 cimport numpy as cnp
-from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_AsUTF8
@@ -225,9 +224,9 @@ cdef const fa_kind *find_kind(str family, str kind) except NULL:
     return found
 
 
-cdef int helpers(Py_ssize_t n, Py_ssize_t grain, Py_ssize_t work, Py_ssize_t limit) except -1:
-    """How many threads walk a whole call, which are asked for from ``limit`` elements on; 0: others must divide it."""
-    cdef int count = 1 if work < limit else pool.parts(n, grain, work)
+cdef int helpers(Py_ssize_t n, Py_ssize_t grain, Py_ssize_t work) except -1:
+    """How many threads walk a whole call; 0: others must divide it."""
+    cdef int count = 1 if n <= grain else pool.parts(n, grain, work)
     return count if count == 1 or shares() else 0
 
 

@@ -1,8 +1,11 @@
 """Arrays that need no cast, recognised: what takes Python microseconds takes NumPy's C interface nanoseconds."""
 
 
-cdef extern from "Python.h":
-    object new_tuple "PyTuple_Type.tp_new" (PyTypeObject *made, PyObject *arguments, PyObject *named)
+cdef extern from *:
+    """
+    #define FA_NEW(type, size) ((PyTypeObject *)(type))->tp_alloc((PyTypeObject *)(type), size)
+    """
+    object FA_NEW(object type_, Py_ssize_t size)
 
 ctypedef struct plain_array:
     const void *at
@@ -82,7 +85,12 @@ cdef enum:
     WITH_THE_GIL = 4096  # elements: to let go of it and take it back costs 0.1 us
 
 
-cdef void put(tuple values, Py_ssize_t k, value) noexcept:
+cdef object new_tuple(result, Py_ssize_t size):
+    """Of the named tuple's class ``result``, or None: a plain one; to be filled at once, by ``put``."""
+    return PyTuple_New(size) if result is None else FA_NEW(result, size)
+
+
+cdef void put(values, Py_ssize_t k, value) noexcept:
     """Into a tuple that nobody has seen yet."""
     Py_INCREF(value)
     PyTuple_SET_ITEM(values, k, value)

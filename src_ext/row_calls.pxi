@@ -49,9 +49,12 @@ cdef void some_rows(void *loop, ptrdiff_t a, ptrdiff_t b) noexcept nogil:
 
 
 cdef int row_helpers(const row_work *work, Py_ssize_t grain, Py_ssize_t limit=0) except -1:
-    """An element of a row costs a fraction of one elsewhere: 8 x 32,000, one thread 45 us, two 53; 16 x 32,000, 74, 70.
+    """Who is asked for from ``limit`` elements on.
+
+    An element of a row costs a fraction of one elsewhere: 8 x 32,000, one thread 45 us, two 53; 16 x 32,000, 74, 70.
     """
-    return helpers(work.last - work.first, grain, work.rows * work.columns // 2, limit)
+    cdef Py_ssize_t size = work.rows * work.columns // 2
+    return 1 if size < limit else helpers(work.last - work.first, grain, size)
 
 
 cdef void share_rows(row_loop loop, const row_work *work, Py_ssize_t grain, int threads) noexcept:
@@ -210,7 +213,7 @@ def row_forward_ready(result, logits, tokens, temperature, mask, bint entropy, b
     threads = row_helpers(&work, 1, limit)
     if threads == 0:
         return None
-    cdef tuple values = PyTuple_New(6)
+    values = new_tuple(result, 6)
     cdef bint[6] wanted
     cdef (void *)[6] places
     wanted[0], wanted[1], wanted[2], wanted[3], wanted[4], wanted[5] = True, True, entropy, sum_p2, mean_logit, top1
@@ -221,8 +224,7 @@ def row_forward_ready(result, logits, tokens, temperature, mask, bint entropy, b
     work.logp, work.lse, work.entropy = places[0], places[1], places[2]
     work.sum_p2, work.mean_logit, work.top1 = places[3], places[4], <unsigned char *> places[5]
     walk_rows(forward_of(rows.kind), &work, threads)
-    arguments = (values,)
-    return new_tuple(<PyTypeObject *> result, <PyObject *> arguments, NULL)
+    return values
 
 
 def row_backward_ready(logits, tokens, tuple reals, temperature, mask, out, Py_ssize_t limit):

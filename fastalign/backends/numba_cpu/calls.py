@@ -20,19 +20,19 @@ NO_MASK = np.empty(0, np.uint8)
 
 
 @lru_cache(256)
-def pointwise_ready(rule: Any) -> Callable[[tuple[Any, ...], Any, Any, int], Any]:
+def pointwise_ready(rule: Any) -> Callable[[tuple[Any, ...], Any, Any], Any]:
     """What takes the whole call of a rule of elementwise.py, as src_ext/call.pxi does, of one block of elements."""
     family, kind, wanted = rule.family, rule.kind, rule.wanted
     tallies, spare = FAMILIES[family].tallies, len(FAMILIES[family].outputs) - wanted
     options, weight = tuple(map(float, rule.options)), rule.weight
 
-    def ready(given: tuple[Any, ...], mask: Any, out: Any, limit: int) -> Any:
+    def ready(given: tuple[Any, ...], mask: Any, out: Any) -> Any:
         first = given[0]
         if type(first) is not np.ndarray:
             return None
         dtype, shape, size = first.dtype, first.shape, first.size
         real = REALS.get(dtype.char)
-        if real is None or not 0 < size <= BLOCK or size >= limit:
+        if real is None or not 0 < size <= BLOCK:
             return None
         inputs = _inputs(given, rule.required, dtype, shape)
         kept = NO_MASK if mask is None else _kept(mask, shape)
@@ -59,8 +59,10 @@ def _plain(x: Any, dtype: np.dtype, shape: tuple[int, ...]) -> bool:
 
 
 def _inputs(given: tuple[Any, ...], required: int, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[Array, ...] | None:
-    """On one axis; zeros for what is absent and may be."""
+    """On one axis; zeros for what is absent and may be, all or none of it."""
     found = []
+    if len({x is None for x in given[required:]}) > 1:
+        return None
     for k, x in enumerate(given):
         if x is None and k >= required:
             x = np.zeros(shape, dtype)
