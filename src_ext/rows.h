@@ -14,24 +14,29 @@
  * f) A row of more than FA_ROW_CUT columns is the merger of its parts, cut there whoever computes them.
  * g) Backward: the base is where log p = 0, as far as a REAL can say, so what t loses by octaves being rounded is
  *    relative to log p; what is left over joins the factors.
- * h) Tried, 512 x 32,000, one thread of a Zen 4, in ms, rows in the cache (reading 64 MB takes 1.4 to 2.0). As it is,
- *    floats / with entropy / float16 / bfloat16 / doubles: AVX-512 1.7, 2.3, 2.1, 1.9, 5.5; AVX2 2.7, 3.1, 3.0, 3.1,
- *    10.3.
- *    Before, 2^t by one polynomial of degree 5 or 11: AVX-512 2.0, 2.3, 2.4, 2.1, 7.5; AVX2 3.3, 4.4, 3.3, 3.4, 12.3.
- *    AVX-512: 16 roots and degree 3 1.86, float16 2.4; vscalef of the product 1.9, with float16 2.4; no vscalef, but
- *    bounds and added exponents 2.2 to 2.5; no vreduce, but two subtractions 1.95; its index by an FMA 1.85. (x - peak) c
- *    in two instructions 2.35 for 2.2, vectors of 256 bits 3.0. Powers in one piece, as they are now but of halves, cost
- *    floats and doubles 1 %, and save 6 % with entropy.
- *    AVX2: with the upper bound of t as a float 3.3, as an integer 2.9. gcc's scheduling before the registers are
- *    given out (-fschedule-insns) 4.1 and with -fsched-pressure 2.65; the doubles 9.3, or with 4 vectors 8.7.
- *    Both: 4 vectors at once 2 to 5 % slower on floats, entropy 8 % on AVX2; by turns two sums each: nothing gained,
- *    and one too many for AVX2's registers, where entropy took 4.4. The filling up of the last vectors within the
- *    loop, by a call: sums in memory on AVX2.
+ * h) A loop waits for the chain of a power (35 cycles and more; a scheduler of 64 operations reaches five vectors), so
+ *    the next vectors' elements are loaded, widened and subtracted from before it. 512 x 32,000, one thread of a Zen 4,
+ *    in ms, rows in the cache (reading 64 MB takes 1.4 to 2.0), floats / with entropy / float16 / bfloat16 / doubles:
+ *    AVX-512 1.7, 2.1, 1.9, 1.7, 5.3, without 1.8, 2.2, 2.1, 1.8, 5.7; AVX2 2.4, 2.9, 2.6, 2.6, 7.9, without 2.7, 3.2,
+ *    3.0, 3.0, 9.7; SSE2 10.3, 12.3, 14.8, 10.8, 31. The way back AVX-512 4 to 15, AVX2 25 to 35 % faster so.
+ *    AVX-512's 32 registers have room for four vectors of halves at once, their distances after the powers (3 %, 7 %
+ *    with entropy); of floats and doubles 4 % slower, and with AVX2 both. What splits off n beforehand, too: floats
+ *    summed by two factors 1.4 instead of 1.55, in one piece nothing, float16 2.1, AVX2's entropy 5.2.
+ * i) Tried, as above, when it took 2.0, 2.3, 2.4, 2.1, 7.5 with AVX-512 and 3.3, 4.4, 3.3, 3.4, 12.3 with AVX2: powers
+ *    by one polynomial of degree 5 or 11, as those were. Now, AVX-512: the bounds are the two pipes of additions, 6
+ *    cycles of 6.2 (reduce and scalef take two each), and the other two, 5. 16 roots and degree 3 1.86 for 1.7, float16
+ *    2.4 for 2.1; vscalef of the product 1.9; no vscalef, but bounds and added exponents 2.2 to 2.5; no vreduce, but two
+ *    subtractions 1.95; its index by an FMA, or every other one's, or every other sum's, nothing to 8 % slower; (x -
+ *    peak) c in two instructions 2.35 for 2.2, vectors of 256 bits 3.0. Powers in one piece, but of halves, cost floats
+ *    and doubles 1 %. float16, whose conversion takes 1.4 of 7.3 cycles of 16: widened by shifts and a mask 2.12, and
+ *    told what is infinite 2.28, for 2.02; converted from registers 2.16; prefetched 2.04.
+ *    AVX2: with the upper bound of t as a float 3.3, as an integer 2.9. gcc's scheduling before the registers are given
+ *    out (-fschedule-insns) 4.1, with -fsched-pressure 3 % faster without entropy, 5.1 for 2.9 with it.
+ *    Two sums by turns: nothing gained, and one too many for AVX2's registers, where entropy took 4.4, and 7.4 with
+ *    moments, while all that is wanted was one function. A call within the loop: sums in memory on AVX2.
  *    Software prefetch 1, 2 or 4 KiB ahead: 2.7 to 2.9 instead of 2.5, AVX2 3.5 instead of 3.2.
- *    A tile's sums by way of memory, as loops over lanes: 3 % slower on all but what waits for memory.
- *    float16, AVX-512 (its conversion takes 1.4 of 7.3 cycles of 16): widened by shifts and a mask 2.12, and told what
- *    is infinite 2.28, for 2.02; converted from registers 2.16; prefetched, or the index of the root by an FMA, 2.04.
- *    Tiles of 512: 3 % slower, of 4096: 15 %. The first peak from a whole tile, one by one: 0.5 ms.
+ *    A tile's sums by way of memory, as loops over lanes: 3 % slower. Tiles of half the size 3 to 5 % slower, of twice
+ *    nothing, but a policy loss in place 6.0 for 3.8. The first peak from a whole tile, one by one: 0.5 ms.
  */
 #ifndef FASTALIGN_ROWS_H
 #define FASTALIGN_ROWS_H
@@ -40,7 +45,8 @@
 
 #define FA_ROW_FIRST 256      /* elements searched for the first peak */
 #define FA_ROW_BOUND 65536.0f /* of a tile's sum of exponentials: the peak is at most 16 octaves too low */
-#define FA_ROW_TILE 128       /* vectors: 8 KiB at most, and few additions per lane */
+#define FA_ROW_TILE 8192      /* bytes: on the way there and back, a tile and its copy stay in L1 */
+#define FA_ROW_ADDED 256      /* numbers in a lane, of a tile */
 #define FA_ROW_CUT 262144     /* columns; as in fastalign/backends/__init__.py */
 
 /* Bytes: a gradient as large as this, in an array of its own, goes past the caches and is not read for what it
@@ -93,7 +99,6 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
     return high;
 }
 
-#define VECTORS 2 /* at once */
 #define EACH(k) FA_UNROLLED for (int k = 0; k < VECTORS; k++)
 #define PASTE(a, b) a##b
 #define JOIN(a, b) PASTE(a, b)
@@ -101,6 +106,8 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 #define OF_REAL(stem) JOIN(JOIN(stem, _), REAL)
 
 #define KIND float
+#define VECTORS 2 /* at once */
+#define DISTANCES_LATE 0
 #define STORED float
 #define REAL float
 #define LOWEST (-(float)INFINITY)
@@ -112,6 +119,8 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 #include "rows_body.h"
 
 #define KIND double
+#define VECTORS 2 /* at once */
+#define DISTANCES_LATE 0
 #define STORED double
 #define REAL double
 #define LOWEST (-(double)INFINITY)
@@ -122,7 +131,17 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 #define NARROW(x) (x)
 #include "rows_body.h"
 
+#if FA_VECTOR == 64
+#define FA_HALVES_AT_ONCE 4
+#define FA_HALVES_LATE 1
+#else
+#define FA_HALVES_AT_ONCE 2
+#define FA_HALVES_LATE 0
+#endif
+
 #define KIND f16
+#define VECTORS FA_HALVES_AT_ONCE
+#define DISTANCES_LATE FA_HALVES_LATE
 #define STORED uint16_t
 #define REAL float
 #define LOWEST 0xfc00u
@@ -132,6 +151,8 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 #include "rows_body.h"
 
 #define KIND bf16
+#define VECTORS FA_HALVES_AT_ONCE
+#define DISTANCES_LATE FA_HALVES_LATE
 #define STORED uint16_t
 #define REAL float
 #define LOWEST 0xff80u
@@ -140,7 +161,6 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 #define NARROW(x) fa_narrow_bf16((float)(x))
 #include "rows_body.h"
 
-#undef VECTORS
 #undef EACH
 #undef PASTE
 #undef JOIN

@@ -5,7 +5,8 @@
 #define MAX OF_REAL(FA_MAX)
 #define EVERY OF_REAL(fa_every)
 #define STEP (VECTORS * WIDTH)
-#define TILE (FA_ROW_TILE * WIDTH)
+#define TILE_LEAST(a, b) ((a) < (b) ? (a) : (b))
+#define TILE TILE_LEAST(FA_ROW_TILE / (ptrdiff_t)sizeof(STORED), FA_ROW_ADDED * WIDTH)
 
 #if defined(KEEPS) && defined(FA_NEAR)
 #define IN_ONE_PIECE /* the powers: a half needs no such care, which costs 10 % there */
@@ -112,72 +113,111 @@ FA_INLINE NAME(fa_level) NAME(fa_level_of)(double peak, REAL octaves)
     return level;
 }
 
-/* weighted is of octaves.  The exponentials are stored where keep says, if it does: up to a whole STEP.  What is left
- * of x after whole STEPs is filled up and taken by the same loop again: with a call in it, its sums were in memory. */
-FA_INLINE NAME(fa_tile_sums)
-NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level, const int want, STORED *keep)
+/* The lanes of a tile; weighted is of octaves. */
+typedef struct { VEC total, weighted, squares, linear, top; OF_REAL(fa_int) seen; } NAME(fa_lanes);
+
+FA_INLINE VEC NAME(fa_distance)(VEC v, const NAME(fa_level) *level)
 {
-    const REAL octaves = level->octaves, offset = level->offset;
-    const VEC zero = {0}, lowest = EVERY(-(REAL)INFINITY);
-    VEC v[VECTORS], total = zero, weighted = zero, squares = zero, linear = zero, top = lowest;
-    OF_REAL(fa_int) seen = {0};
-    STORED filled[STEP];
-    const STORED *from = x;
-    for (ptrdiff_t rest = n, end = n - n % STEP; rest > 0; rest -= end) {
-        if (rest < STEP) {
-            NAME(fa_fill)(from, rest, filled);
-            from = filled;
-            end = STEP;
-        }
-        for (const STORED *const stop = from + end; from < stop; from += STEP) {
-            for (int k = 0; k < VECTORS; k += 2) NAME(fa_load2)(from + k * WIDTH, &v[k], &v[k + 1]);
-            EACH(k) {
-                const VEC t = OF_REAL(FA_FROM)(v[k], octaves, offset);
-#ifdef IN_ONE_PIECE
-                const VEC e = OF_REAL(fa_exp2_near)(t);
-                total += e;
-                if (want & FA_ENTROPY) weighted = OF_REAL(FA_PLUS)(e, MAX(EVERY(LEAST), t), weighted);
-#else
-                const OF_REAL(fa_power) power = OF_REAL(fa_exp2_seen)(t, &seen);
-                const VEC e = power.a * power.b;
-                total = OF_REAL(FA_PLUS)(power.a, power.b, total);
-                if (want & FA_ENTROPY) /* 0 must not meet -inf */
-                    weighted = OF_REAL(FA_PLUS)(power.a, power.b * MAX(EVERY(LEAST), t), weighted);
-#endif
-                if (keep) memcpy(keep + k * WIDTH, &e, sizeof e);
-                if (want & FA_MOMENTS) {
-                    squares += e * e;
-                    top = MAX(v[k], top);
-                    if (rest >= STEP) linear += v[k];
-                }
-            }
-            if (keep) keep += STEP;
-        }
+    return (VEC)OF_REAL(FA_FROM)(v, level->octaves, level->offset);
+}
+
+/* What is done of a STEP before the powers of the last one: its elements become distances, of halves with AVX-512, which
+ * are long in the making, floats. */
+FA_INLINE void NAME(fa_prepare)(const STORED *x, const NAME(fa_level) *level, const int want, const int filled,
+                                NAME(fa_lanes) *to, VEC v[VECTORS])
+{
+    for (int k = 0; k < VECTORS; k += 2) NAME(fa_load2)(x + k * WIDTH, &v[k], &v[k + 1]);
+    EACH(k) {
+        if (want & FA_MOMENTS) to->top = MAX(v[k], to->top);
+        if (want & FA_MOMENTS && !filled) to->linear += v[k];
+        if (!DISTANCES_LATE) v[k] = NAME(fa_distance)(v[k], level);
     }
+}
+
+FA_INLINE void NAME(fa_add)(const VEC v[VECTORS], const NAME(fa_level) *level, const int want, NAME(fa_lanes) *to,
+                            STORED *keep)
+{
+    EACH(k) {
+        const VEC t = DISTANCES_LATE ? NAME(fa_distance)(v[k], level) : v[k];
+#ifdef IN_ONE_PIECE
+        const VEC e = OF_REAL(fa_exp2_near)(t);
+        to->total += e;
+        if (want & FA_ENTROPY) to->weighted = OF_REAL(FA_PLUS)(e, MAX(EVERY(LEAST), t), to->weighted);
+#else
+        const OF_REAL(fa_power) power = OF_REAL(fa_exp2_seen)(t, &to->seen);
+        const VEC e = power.a * power.b;
+        to->total = OF_REAL(FA_PLUS)(power.a, power.b, to->total);
+        if (want & FA_ENTROPY) /* 0 must not meet -inf */
+            to->weighted = OF_REAL(FA_PLUS)(power.a, power.b * MAX(EVERY(LEAST), t), to->weighted);
+#endif
+        if (want & FA_MOMENTS) to->squares += e * e;
+        if (keep) memcpy(keep + k * WIDTH, &e, sizeof e);
+    }
+}
+
+/* The exponentials are stored where keep says, if it does: up to a whole STEP.  What is left of x after whole STEPs is
+ * filled up.  The next STEP is prepared before the powers of this one: a processor looks ahead of its work by less than
+ * the chain of a power. */
+FA_INLINE NAME(fa_tile_sums)
+NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *given, const int want, STORED *keep)
+{
+    const NAME(fa_level) level = *given;
+    const ptrdiff_t whole = n - n % STEP;
+    NAME(fa_lanes) lanes = {{0}, {0}, {0}, {0}, EVERY(-(REAL)INFINITY), {0}};
+    VEC now[VECTORS], next[VECTORS];
+    STORED filled[STEP];
+    if (whole < n) NAME(fa_fill)(x + whole, n - whole, filled);
+    NAME(fa_prepare)(whole ? x : filled, &level, want, 0, &lanes, now);
+    for (ptrdiff_t i = STEP; i < whole; i += STEP) {
+        NAME(fa_prepare)(x + i, &level, want, 0, &lanes, next);
+        NAME(fa_add)(now, &level, want, &lanes, keep);
+        if (keep) keep += STEP;
+        EACH(k) now[k] = next[k];
+    }
+    if (whole && whole < n) {
+        NAME(fa_prepare)(filled, &level, want, 1, &lanes, next);
+        NAME(fa_add)(now, &level, want, &lanes, keep);
+        if (keep) keep += STEP;
+        EACH(k) now[k] = next[k];
+    }
+    NAME(fa_add)(now, &level, want, &lanes, keep);
     NAME(fa_tile_sums) sums = {0, 0, 0, 0, 0};
 #define ACROSS(lanes) (double)OF_REAL(fa_sum_of)(lanes)
-    sums.total = OF_REAL(fa_beyond)(seen) ? INFINITY : ACROSS(total);
-    if (want & FA_ENTROPY) sums.weighted = ACROSS(weighted);
+    sums.total = OF_REAL(fa_beyond)(lanes.seen) ? INFINITY : ACROSS(lanes.total);
+    if (want & FA_ENTROPY) sums.weighted = ACROSS(lanes.weighted);
     if (want & FA_MOMENTS) {
-        sums.squares = ACROSS(squares);
-        sums.linear = ACROSS(linear);
-        if (!(sums.linear > -(double)INFINITY && sums.linear < (double)INFINITY)) { /* an infinity, or just too large */
-            sums.linear = 0;
-            for (ptrdiff_t i = 0; i < n; i++) sums.linear += NAME(fa_get)(x, i);
-        } else {
-            for (ptrdiff_t i = n - n % STEP; i < n; i++) sums.linear += NAME(fa_get)(x, i);
-        }
-        sums.top = OF_REAL(fa_top_of)(top);
+        sums.squares = ACROSS(lanes.squares);
+        sums.linear = ACROSS(lanes.linear);
+        /* An infinity, be it of what was filled up, or just too large. */
+        const int finite = sums.linear > -(double)INFINITY && sums.linear < (double)INFINITY;
+        if (!finite) sums.linear = 0;
+        for (ptrdiff_t i = finite ? whole : 0; i < n; i++) sums.linear += NAME(fa_get)(x, i);
+        sums.top = OF_REAL(fa_top_of)(lanes.top);
     }
 #undef ACROSS
     return sums;
 }
 
-static FA_UNUSED NAME(fa_tile_sums) NAME(fa_tile)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level, int want)
+/* Apart: as one function they were 5 % slower with AVX2. */
+static FA_APART NAME(fa_tile_sums) NAME(fa_tile_plain)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level)
 {
-    if (want == 0) return NAME(fa_sweep)(x, n, level, 0, NULL);
-    if (want == FA_ENTROPY) return NAME(fa_sweep)(x, n, level, FA_ENTROPY, NULL);
+    return NAME(fa_sweep)(x, n, level, 0, NULL);
+}
+
+static FA_APART NAME(fa_tile_sums) NAME(fa_tile_entropy)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level)
+{
+    return NAME(fa_sweep)(x, n, level, FA_ENTROPY, NULL);
+}
+
+static FA_APART NAME(fa_tile_sums) NAME(fa_tile_moments)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level)
+{
     return NAME(fa_sweep)(x, n, level, FA_ENTROPY | FA_MOMENTS, NULL);
+}
+
+FA_INLINE NAME(fa_tile_sums) NAME(fa_tile)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level, int want)
+{
+    if (want == 0) return NAME(fa_tile_plain)(x, n, level);
+    return want == FA_ENTROPY ? NAME(fa_tile_entropy)(x, n, level) : NAME(fa_tile_moments)(x, n, level);
 }
 
 /* A part with NaN, with infinities, of nothing but -inf, or beyond what octaves can be counted in: by double. */
@@ -315,29 +355,54 @@ static FA_UNUSED fa_row NAME(fa_row_state)(const STORED *x, ptrdiff_t n, double 
     return row;
 }
 
-/* out = p (a + b log2 p + c p) + d, p relative to base; curved: 2 all of it, 1 without c and d, 0 without b too.
- * A stream goes past the caches, by whole aligned steps of out. */
-FA_INLINE void NAME(fa_bend)(const STORED *x, ptrdiff_t n, REAL base, REAL octaves, REAL a, REAL b, REAL c, REAL d,
-                             STORED *out, const int curved, int stream)
+/* p (a + b t + c p) + d, p = 2^t; curved: 2 all of it, 1 without c and d, 0 without b too. */
+typedef struct { REAL base, octaves, a, b, c, d; } NAME(fa_bent);
+
+FA_INLINE void NAME(fa_far)(VEC v[VECTORS], const NAME(fa_bent) *by)
 {
-    VEC v[VECTORS];
-    const size_t size = STEP * sizeof *out, beyond = (uintptr_t)out % size;
-    const ptrdiff_t lead = stream && beyond ? (ptrdiff_t)((size - beyond) / sizeof *out) : STEP;
-    for (ptrdiff_t i = 0, m = lead; i < n; i += m, m = STEP) {
-        const ptrdiff_t some = n - i < m ? n - i : m;
-        NAME(fa_take)(x + i, some, v);
-        EACH(k) {
-            const VEC t = (v[k] - base) * octaves;
-            const VEC e = NAME(fa_exp2_of)(t);
-            const VEC slope = curved == 2 ? a + b * t + c * e : curved == 1 ? a + b * t : EVERY(a);
-            v[k] = OF_REAL(FA_UNLESS_BELOW)(t, LEAST, e * slope);
-            if (curved == 2) v[k] += d;
-        }
-        if (stream && some == STEP)
-            NAME(fa_pass)(out + i, v);
-        else
-            NAME(fa_give)(out + i, some, v);
+    EACH(k) v[k] = (v[k] - by->base) * by->octaves;
+}
+
+FA_INLINE void NAME(fa_bow)(VEC t[VECTORS], const NAME(fa_bent) *by, const int curved)
+{
+    EACH(k) {
+        const VEC e = NAME(fa_exp2_of)(t[k]);
+        const VEC slope = curved == 2 ? by->a + by->b * t[k] + by->c * e : curved == 1 ? by->a + by->b * t[k] : EVERY(by->a);
+        t[k] = OF_REAL(FA_UNLESS_BELOW)(t[k], LEAST, e * slope);
+        if (curved == 2) t[k] += by->d;
     }
+}
+
+FA_INLINE void NAME(fa_bend_some)(const STORED *x, ptrdiff_t n, const NAME(fa_bent) *by, STORED *out, const int curved)
+{
+    VEC t[VECTORS];
+    if (n <= 0) return;
+    NAME(fa_take)(x, n, t);
+    NAME(fa_far)(t, by);
+    NAME(fa_bow)(t, by, curved);
+    NAME(fa_give)(out, n, t);
+}
+
+/* out, which may be x, of log2 p relative to base.  As in fa_sweep the next STEP's distances come first.  A stream goes
+ * past the caches, by whole aligned steps of out. */
+FA_INLINE void NAME(fa_bend)(const STORED *x, ptrdiff_t n, NAME(fa_bent) by, STORED *out, const int curved, int stream)
+{
+    VEC now[VECTORS], next[VECTORS];
+    const size_t size = STEP * sizeof *out, beyond = (uintptr_t)out % size;
+    const ptrdiff_t before = stream && beyond ? (ptrdiff_t)((size - beyond) / sizeof *out) : 0;
+    const ptrdiff_t lead = before < n ? before : n, last = n - (n - lead) % STEP;
+    NAME(fa_bend_some)(x, lead, &by, out, curved);
+    if (lead < last) NAME(fa_take)(x + lead, STEP, now), NAME(fa_far)(now, &by);
+    for (ptrdiff_t i = lead; i < last; i += STEP) {
+        if (i + STEP < last) NAME(fa_take)(x + i + STEP, STEP, next), NAME(fa_far)(next, &by);
+        NAME(fa_bow)(now, &by, curved);
+        if (stream)
+            NAME(fa_pass)(out + i, now);
+        else
+            NAME(fa_give)(out + i, STEP, now);
+        EACH(k) now[k] = next[k];
+    }
+    NAME(fa_bend_some)(x + last, n - last, &by, out + last, curved);
 }
 
 /* out = p (a + b log p + c p) + d, log p = scale (x - peak) - rest; d where p is nothing.  out may be x, but not of a
@@ -351,12 +416,13 @@ static FA_UNUSED void NAME(fa_row_bends)(const STORED *x, ptrdiff_t n, double sc
     const REAL base = (REAL)near > -(REAL)INFINITY && (REAL)near < (REAL)INFINITY ? (REAL)near : (REAL)peak;
     const double left = ((double)base - peak) * scale - rest, f = exp(left);
     const REAL slope = (REAL)((a + b * left) * f), bend = (REAL)(b * f / FA_LOG2E), square = (REAL)(c * f * f);
+    const NAME(fa_bent) by = {base, octaves, slope, bend, square, (REAL)d};
     if (c != 0 || d != 0)
-        NAME(fa_bend)(x, n, base, octaves, slope, bend, square, (REAL)d, out, 2, stream);
+        NAME(fa_bend)(x, n, by, out, 2, stream);
     else if (b != 0)
-        NAME(fa_bend)(x, n, base, octaves, slope, bend, 0, 0, out, 1, stream);
+        NAME(fa_bend)(x, n, by, out, 1, stream);
     else
-        NAME(fa_bend)(x, n, base, octaves, slope, 0, 0, 0, out, 0, stream);
+        NAME(fa_bend)(x, n, by, out, 0, stream);
 }
 
 static FA_UNUSED void NAME(fa_row_slopes)(const STORED *x, ptrdiff_t n, double scale, double peak, double rest,
@@ -404,11 +470,14 @@ static FA_UNUSED void NAME(fa_row_scale)(const STORED *x, ptrdiff_t n, double sc
 #undef EVERY
 #undef STEP
 #undef TILE
+#undef TILE_LEAST
 #undef LEVEL_HOLDS
 #undef KEEPS
 #undef IN_ONE_PIECE
 #undef LEAST_EXP
 #undef KIND
+#undef VECTORS
+#undef DISTANCES_LATE
 #undef STORED
 #undef REAL
 #undef LOWEST
