@@ -77,14 +77,98 @@ def test_a_processor_without_fused_operations():
     use = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import numpy as np, test_rows_numba as here\n"
-        "from fastalign.backends.numba_cpu.compiling import fuses\n"
-        "assert not fuses()\n"
+        "from fastalign.backends.numba_cpu.compiling import converts, fuses\n"
+        "assert not fuses() and not converts()\n"
         "for dtype in (np.float32, np.float64):\n"
         "    here.test_a_sure_token_has_exactly_one(dtype)\n"
         "    for temperature in (1.0, 0.7, 1e4):\n"
         "        here.test_any_base_and_any_temperature(dtype, temperature)\n"
+        "for temperature in (1.0, 1e4):\n"
+        "    here.test_halves_are_what_they_stand_for('float16', temperature)\n"
+        "    here.test_halves_are_what_they_stand_for('bfloat16', temperature)\n"
         "print('agreed')"
     )
     changes = {**os.environ, "NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""}
     done = subprocess.run([sys.executable, "-c", use], env=changes, capture_output=True, text=True)
     assert "agreed" in done.stdout, done.stderr[-3000:]
+
+
+def through(function, values, kind):
+    from numba import njit
+
+    one = njit(error_model="numpy")(function)
+
+    @njit(error_model="numpy")
+    def each(x, out):
+        for i in range(x.size):
+            out[i] = one(x[i])
+        return out
+
+    return each(values, np.empty(values.size, kind))
+
+
+def ways(name):
+    """The conversion of float16, by instructions where there are such, and by parts."""
+    usable("numba")
+    from fastalign.backends.numba_cpu import compiling, tiles
+
+    return [getattr(tiles, f"{name}_f16_by_parts")] + [getattr(tiles, f"{name}_f16")] * compiling.converts()
+
+
+def test_every_half_is_widened_exactly():
+    bits = np.arange(65536, dtype=np.uint16)
+    want = bits.view(np.float16).astype(np.float32)
+    sound = ~np.isnan(want)
+    for way in ways("wide"):
+        got = through(way, bits, np.float32)
+        np.testing.assert_array_equal(got[sound].view(np.uint32), want[sound].view(np.uint32))
+        assert np.isnan(got[~sound]).all()
+    from fastalign.backends.numba_cpu.tiles import wide_bf16
+
+    got = through(wide_bf16, bits, np.float32)
+    np.testing.assert_array_equal(got.view(np.uint32), bits.astype(np.uint32) << 16)
+
+
+def test_floats_are_narrowed_to_the_nearest_even_half():
+    """All halves, the middles between them and the floats beside these, ends and subnormals; and any bits at all."""
+    halves = np.arange(0x7C01, dtype=np.uint16).view(np.float16).astype(np.float32)
+    halves[-1] = 65536.0
+    x = np.concatenate([halves, (halves[1:] + halves[:-1]) / 2])
+    x = np.concatenate([np.nextafter(x, np.float32(-1)), x, np.nextafter(x, np.float32(np.inf))])
+    x = np.concatenate([x, -x, np.random.default_rng(6).integers(0, 2**32, 100000).astype(np.uint32).view(np.float32)])
+    x = np.concatenate([x, np.array([np.inf, -np.inf, np.nan, 1e-45, -1e-45, 3.4e38], np.float32)])
+    sound = ~np.isnan(x)
+    with np.errstate(all="ignore"):
+        want = x.astype(np.float16)
+    for way in ways("narrow"):
+        got = through(way, x, np.uint16)
+        np.testing.assert_array_equal(got[sound], want.view(np.uint16)[sound])
+        assert np.isnan(got.view(np.float16)[~sound]).all()
+
+
+def test_floats_are_narrowed_to_the_nearest_even_bfloat16():
+    usable("numba")
+    from fastalign.backends.numba_cpu.tiles import narrow_bf16
+
+    bits = np.random.default_rng(7).integers(0, 2**32, 100000).astype(np.uint32)
+    some = np.array([0x80008000, 0x00018000, 0x7F7F8000, 0x7F7F7FFF, 0x7F800000, 0x7F800001, 0xFFFFFFFF], np.uint32)
+    bits = np.concatenate([bits, bits & 0xFFFF0000 | 0x8000, some])
+    got = through(narrow_bf16, bits.view(np.float32), np.uint16).astype(np.uint64)
+    low, half = bits.astype(np.uint64) & 0xFFFF, np.uint64(0x8000)
+    up = (low > half) | ((low == half) & (bits >> 16 & 1 == 1))
+    sound = ~np.isnan(bits.view(np.float32))
+    np.testing.assert_array_equal(got[sound], ((bits.astype(np.uint64) >> np.uint64(16)) + up)[sound])
+    assert np.isnan((got.astype(np.uint32) << 16).view(np.float32)[~sound]).all()
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 1e4])
+def test_halves_are_what_they_stand_for(kind, temperature):
+    usable("numba")
+    rng = np.random.default_rng(8)
+    x = (rng.standard_normal((6, 5000)) * 3 + np.array([0, 40, -900, 900, 0, 0])[:, None]).astype(np.float32)
+    x[3, :4000], x[4, 4500:], x[5] = -np.inf, 600.0, 1e-7 * x[5]
+    halves = x.astype(np.float16) if kind == "float16" else (x.view(np.uint32) >> 16).astype(np.uint16)
+    x = halves.astype(np.float32) if kind == "float16" else (halves.astype(np.uint32) << 16).view(np.float32)
+    tokens = rng.integers(4600, 5000, len(x))
+    close(token_log_probs(halves, tokens, temperature=temperature, backend="numba", **MORE), x, tokens, temperature)

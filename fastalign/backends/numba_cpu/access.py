@@ -201,6 +201,26 @@ def fma(context, a, b, c):
 
 
 @intrinsic
+def extended(context, bits):
+    """The float32 that is a float16; a call of libgcc's, which is not there, where that is no instruction."""
+
+    def generate(target, builder, signature, args):
+        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(bits), generate
+
+
+@intrinsic
+def shortened(context, x):
+    """The float16 nearest to a float32; of the same instructions."""
+
+    def generate(target, builder, signature, args):
+        return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
+
+    return types.uint16(x), generate
+
+
+@intrinsic
 def likely(context, condition):
     """The condition, foretold to hold: what depends on it stays a branch and is not selected."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from llvmlite.binding import parse_assembly
 from numba import njit as compiler
 from numba import types
 
@@ -44,6 +45,43 @@ def fuses() -> bool:
         return a * b + c
 
     return bool(njit(fastmath=CONTRACT)(fused)(1 + 2.0**-30, 1 - 2.0**-30, -1.0) != 0.0)
+
+
+HALF = """
+define float @wide(half %x) {
+  %y = fpext half %x to float
+  ret float %y
+}
+define half @narrow(float %x) {
+  %y = fptrunc float %x to half
+  ret half %y
+}"""
+VECTOR = """
+define <16 x float> @sum(<16 x float> %x, <16 x float> %y) {
+  %z = fadd <16 x float> %x, %y
+  ret <16 x float> %z
+}"""
+
+
+def _assembly(text: str) -> str:
+    """What LLVM makes of it for the processor that Numba compiles for, without loading it."""
+    from numba.core.registry import cpu_target
+
+    return str(cpu_target.target_context.codegen()._tm.emit_assembly(parse_assembly(text)))
+
+
+@cache
+def converts() -> bool:
+    """Whether float16 and float32 become each other by instructions here; the functions called else are not there."""
+    code = _assembly(HALF)
+    return not any(name in code for name in ("__extendhf", "__truncsfhf", "__gnu_h2f", "__gnu_f2h"))
+
+
+@cache
+def vector_registers() -> str:
+    """ "x" of SSE, "y" of AVX2, "z" of AVX-512, "" elsewhere."""
+    code = _assembly(VECTOR)
+    return next((letter for letter in "xyz" if f"%{letter}mm" in code), "")
 
 
 def inlined(function: Any, flags: set[str] = CONTRACT) -> Any:

@@ -38,7 +38,6 @@ F32 = SimpleNamespace(
         most=np.float32(1.5 * 2.0**23 + 127.0 + 128.0),
         bottom=-126.75,  # octaves; what it makes of an element may be off by an eighth, and is 2^-127, which is 0
         countable=2.0**20,  # octaves
-        beside=2,
     ),
     series=tuple(map(np.float32, (6.9314697760e-1, 2.4022242085e-1, 5.5507337435e-2, 9.67151264e-3, 1.326472714e-3))),
 )
@@ -57,7 +56,6 @@ F64 = SimpleNamespace(
         most=1.5 * 2.0**50 + 1023.0 + 1024.0,
         bottom=-1022.95,
         countable=2.0**48,
-        beside=2,
     ),
     series=(
         6.9314718055994532581e-1, 2.402265069591013126e-1, 5.5504108664820083227e-2, 9.6181291075941200896e-3,

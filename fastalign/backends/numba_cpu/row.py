@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import CUT
-from .compiling import CONTRACT, SUMS, fuses, inlined, jit, rules
+from .compiling import CONTRACT, SUMS, converts, fuses, inlined, jit, rules, vector_registers
 from .exponential import (
     F32,
     F64,
@@ -27,13 +27,15 @@ from .exponential import (
     reduced_fused,
 )
 from .tiles import (
-    TILE,
+    PAIR,
+    bend_step,
     moments_step,
     narrow_bf16,
     narrow_f16,
+    narrow_f16_by_parts,
+    narrow_real,
     plain_sums,
-    same,
-    stay,
+    slope_step,
     sum_step,
     sums_step,
     tile_bends,
@@ -42,11 +44,17 @@ from .tiles import (
     tile_slopes,
     tile_sum,
     tile_sums,
-    widen_bf16,
-    widen_f16,
+    wide_bf16,
+    wide_f16,
+    wide_f16_by_parts,
+    wide_real,
 )
 
 FIRST = 256  # elements searched for the first peak
+# Summed in lanes of the row's own precision, across tiles in double.  512: 20 % slower (set-up), 2048: 4; 8192, which
+# is out of L1 where a tile is swept again: halves 2 % faster, float32 2 % slower.  Where lanes are few, 512 additions
+# to one, of equal numbers, are off by 1e-6.
+TILE, SHORT_TILE = 4096, 2048
 BOUND = 65536.0  # of a tile's sum of exponentials: the peak is at most 16 octaves too low
 
 
@@ -78,12 +86,12 @@ def sums(x, peak, scale, state, spread, moments):
     return np.float64(s) / unit, np.float64(u) / unit, np.float64(q) / (unit * unit), np.float64(z)
 
 
-def row_part(row, scale, spread, moments, scratch):
+def row_part(row, scale, spread, moments):
     total, weighted, squares, linear, most = 0.0, 0.0, 0.0, 0.0, -np.inf
-    peak = tile_max(load(row[:FIRST], scratch))
+    peak = tile_max(row[:FIRST])
     state = level_of(peak, scale)
-    for at in range(0, row.size, TILE):
-        x = load(row[at : at + TILE], scratch)
+    for at in range(0, row.size, tile):
+        x = row[at : at + tile]
         if peak == -np.inf:  # nothing yet: relative to 0, what is far below would be nothing too
             peak = tile_max(x)
             state = level_of(peak, scale)
@@ -106,17 +114,17 @@ def row_part(row, scale, spread, moments, scratch):
                 linear += z
             else:  # an infinity, or just too large for a real
                 for i in range(x.size):
-                    linear += np.float64(x[i])
+                    linear += np.float64(wide(x[i]))
             most = max(most, np.float64(tile_max(x)))
     if total > 0.5 and total < np.inf:
         return np.float64(peak), total, weighted, squares, linear, most, True
     limit = -np.inf
-    for at in range(0, row.size, TILE):
-        x = load(row[at : at + TILE], scratch)
+    for at in range(0, row.size, tile):
+        x = row[at : at + tile]
         for i in range(x.size):
-            if x[i] != x[i]:
+            if wide(x[i]) != wide(x[i]):
                 return np.nan, 1.0, 0.0, 0.0, np.nan, np.nan, False
-            if x[i] == np.inf:
+            if wide(x[i]) == np.inf:
                 limit = np.inf
     return limit, 1.0, 0.0, 0.0, linear, limit, False
 
@@ -143,26 +151,23 @@ def kept_part(part):
     return part[0], part[1], part[2], part[3], part[4], part[5], part[6] != 0.0
 
 
-def row_state(row, scale, spread, moments, parts, scratch):
+def row_state(row, scale, spread, moments, parts):
     """A whole row: from its parts where there are such, else part by part."""
-    state = kept_part(parts[0]) if parts.size else row_part(row[:CUT], scale, spread, moments, scratch)
+    state = kept_part(parts[0]) if parts.size else row_part(row[:CUT], scale, spread, moments)
     for at in range(CUT, row.size, CUT):
-        here = (
-            kept_part(parts[at // CUT]) if parts.size else row_part(row[at : at + CUT], scale, spread, moments, scratch)
-        )
+        here = kept_part(parts[at // CUT]) if parts.size else row_part(row[at : at + CUT], scale, spread, moments)
         state = merged(state, here, scale)
     return state
 
 
 def fill_parts(logits, mask, scale, spread, moments, parts, first, last):
-    scratch = np.empty(TILE, real)
     cuts = -(-logits.shape[1] // CUT)
     for unit in range(first, last):
         r, at = unit // cuts, unit % cuts * CUT
         if mask.size == 0 or mask[r] != 0:
             here = parts[unit]
             here[0], here[1], here[2], here[3], here[4], here[5], here[6] = row_part(
-                logits[r, at : at + CUT], scale, spread, moments, scratch
+                logits[r, at : at + CUT], scale, spread, moments
             )
 
 
@@ -170,18 +175,17 @@ def parts_of(parts, r, cuts):
     return parts[r * cuts : (r + 1) * cuts] if parts.size else parts
 
 
-def first_top(row, y, most, scratch):
+def first_top(row, y, most):
     """Whether element y is the first of the largest; of a row with NaN none is."""
-    if np.float64(load(row[y : y + 1], scratch)[0]) != most:
+    if np.float64(wide(row[y])) != most:
         return False
-    for at in range(0, y, TILE):
-        if tile_max(load(row[at : min(at + TILE, y)], scratch)) >= most:
+    for at in range(0, y, tile):
+        if tile_max(row[at : min(at + tile, y)]) >= most:
             return False
     return True
 
 
 def forward(logits, tokens, mask, scale, logp, lse, entropy, sum_p2, mean_logit, top1, parts):
-    scratch = np.empty(TILE, real)
     columns = logits.shape[1]
     cuts = -(-columns // CUT)
     moments = sum_p2.size > 0 or mean_logit.size > 0 or top1.size > 0
@@ -191,9 +195,9 @@ def forward(logits, tokens, mask, scale, logp, lse, entropy, sum_p2, mean_logit,
         chosen = 0.0
         if kept:
             peak, total, weighted, squares, linear, most, sound = row_state(
-                logits[r], scale, entropy.size > 0, moments, parts_of(parts, r, cuts), scratch
+                logits[r], scale, entropy.size > 0, moments, parts_of(parts, r, cuts)
             )
-            chosen = np.float64(load(logits[r, tokens[r] : tokens[r] + 1], scratch)[0])
+            chosen = np.float64(wide(logits[r, tokens[r]]))
         lse[r] = peak * scale + math.log(total) if sound else peak
         logp[r] = (chosen - peak) * scale - math.log(total) if sound else np.nan
         if entropy.size:
@@ -203,15 +207,13 @@ def forward(logits, tokens, mask, scale, logp, lse, entropy, sum_p2, mean_logit,
         if mean_logit.size:
             mean_logit[r] = row_mean_logit(linear, np.float64(columns), scale)
         if top1.size:
-            top1[r] = kept and first_top(logits[r], tokens[r], most, scratch)
+            top1[r] = kept and first_top(logits[r], tokens[r], most)
 
 
 def backward(
     logits, tokens, mask, scale, grad_logp, grad_lse, grad_entropy, lse, entropy, out, grad_sum_p2, grad_mean_logit,
     parts, first, last,
 ):  # fmt: skip
-    scratch = np.empty(TILE, real)
-    one = np.empty(1, real)
     columns = logits.shape[1]
     cuts = -(-columns // CUT)
     ahead = 0.0, 0.0, 0.0, 0.0
@@ -232,7 +234,7 @@ def backward(
             peak, rest, h, q = ahead
         elif not saved or row_trusted(np.float64(lse[r])) == 0.0:
             peak, total, weighted, squares, _, _, sound = row_state(
-                logits[r], scale, g_entropy != 0.0, g_squares != 0.0, parts_of(parts, r, cuts), scratch
+                logits[r], scale, g_entropy != 0.0, g_squares != 0.0, parts_of(parts, r, cuts)
             )
             rest = math.log(total)
             h = row_entropy(total, weighted) if sound else np.nan
@@ -242,68 +244,55 @@ def backward(
             h = np.float64(entropy[r]) if entropy.size else 0.0
         ahead = peak, rest, h, q
         if not math.isfinite(peak + rest):  # no probabilities: every derivative is NaN
-            one[0] = np.nan
-            for j in range(at, end):
-                put(one, out[r, j : j + 1])
+            out[r, at:end] = narrow(real(np.nan))
             continue
         a, b = row_slope(g_logp, g_lse, g_entropy, h, scale)
         shift, c, d = row_moment_slope(g_squares, g_mean, q, np.float64(columns), scale)
         a += shift
         y = tokens[r]
-        chosen = np.float64(load(logits[r, y : y + 1], scratch)[0])  # before out, which may be logits, is written
-        write_slopes(logits[r, at:end], scale, peak, rest, a, b, c, d, out[r, at:end], scratch)
+        chosen = np.float64(wide(logits[r, y]))  # before out, which may be logits, is written
+        write_slopes(logits[r, at:end], scale, peak, rest, a, b, c, d, out[r, at:end])
         if at <= y < end:
             t = (chosen - peak) * scale - rest
             p = math.exp(t)
-            one[0] = (p * (a + b * t + c * p) if p > 0.0 else 0.0) + d + g_logp * scale
-            put(one, out[r, y : y + 1])
+            slope = (p * (a + b * t + c * p) if p > 0.0 else 0.0) + d + g_logp * scale
+            out[r, y] = narrow(real(slope))
 
 
-def write_slopes(row, scale, peak, rest, a, b, c, d, out, scratch):
+def write_slopes(row, scale, peak, rest, a, b, c, d, out):
     """out = p (a + b log p + c p) + d, with the base where log p = 0, as far as a real can say."""
     near = real(peak + rest / scale)
     base = near if math.isfinite(near) else real(peak)
     left = (np.float64(base) - peak) * scale - rest  # what is left over joins the factors
     f = math.exp(left)
     octaves, slope, bend, square = real(scale * LOG2E), real((a + b * left) * f), real(b * f / LOG2E), real(c * f * f)
-    for at in range(0, row.size, TILE):
-        x = load(row[at : at + TILE], scratch)
-        slopes = target(out[at : at + TILE], x)
+    for at in range(0, row.size, tile):
+        x, slopes = row[at : at + tile], out[at : at + tile]
         if c == 0.0 and d == 0.0:
-            tile_slopes(x, base, octaves, slope, bend, slopes)
+            tile_slopes(x, (base, octaves, slope, bend), slopes)
         else:
-            tile_bends(x, base, octaves, slope, bend, square, real(d), slopes)
-        narrow(slopes, out[at : at + TILE])
+            tile_bends(x, (base, octaves, slope, bend, square, real(d)), slopes)
 
 
-def in_place(out, x):
-    return out
+def _summed(bind: Any, name: str, kind: str, fused: bool, free: dict[str, Any]) -> dict[str, Any]:
+    """The loops over a tile that sum, and what they are made of; what sees no logits is the same for both halves."""
 
-
-def in_scratch(out, x):
-    return x
-
-
-def copy_one(x, out):
-    out[0] = x[0]
-
-
-HALVES = {"f16": (widen_f16, narrow_f16), "bf16": (widen_bf16, narrow_bf16)}
-
-
-def _summed(bind: Any, name: str, fused: bool, free: dict[str, Any]) -> dict[str, Any]:
-    """The loops over a tile that sum, and what they are made of."""
-
-    def made(function: Any, flags: set[str]) -> Any:
+    def made(function: Any, flags: set[str], name: str = name) -> Any:
         return bind.drive(function, name, lambda f: inlined(f, flags), **free)
 
     free = free | {"octaves_of": made(octaves_of, CONTRACT)}
     free["reduced"] = made(reduced_fused if fused else reduced_apart, CONTRACT)
     free["factors"] = made(factors_float64 if name == "f64" else factors_float32, CONTRACT)
-    free |= {step.__name__: made(step, SUMS) for step in (sum_step, sums_step, moments_step)}
+    free |= {step.__name__: made(step, SUMS, kind) for step in (sum_step, sums_step, moments_step)}
     loops = (tile_sum, tile_sums, tile_moments)
-    made_loops = {loop.__name__: bind.drive(loop, name, jit(fastmath=CONTRACT), **free) for loop in loops}
+    made_loops = {loop.__name__: bind.drive(loop, kind, jit(fastmath=CONTRACT), **free) for loop in loops}
     return made_loops | {"factors": free["factors"]}
+
+
+def _conversions(kind: str) -> tuple[Any, Any]:
+    if kind == "f16":
+        return (wide_f16, narrow_f16) if converts() else (wide_f16_by_parts, narrow_f16_by_parts)
+    return (wide_bf16, narrow_bf16) if kind == "bf16" else (wide_real, narrow_real)
 
 
 @cache
@@ -312,25 +301,29 @@ def row_kernels(kind: str) -> tuple[Any, Any, Any]:
     world = vars(F64 if kind == "f64" else F32).copy()
     for letter, series in (("c", world.pop("series")), ("h", world.pop("fourths", ()))):
         world |= {f"{letter}{k}": value for k, value in enumerate(series, 1)}
-    counting, fused = vars(world.pop("level")), fuses()
-    bind, name = rules(), "f64" if kind == "f64" else "f32"
-
-    def make(loop: Any, flags: set[str], suffix: str = name, **free: Any) -> Any:
-        return bind.drive(loop, suffix, jit(fastmath=flags), **world, **free)
-
-    exp2 = make(exp2_float64 if kind == "f64" else exp2_float32, CONTRACT)
-    free = {loop.__name__: make(loop, CONTRACT, exp2=exp2) for loop in (tile_max, tile_slopes, tile_bends)}
-    free["plain_sums"] = make(plain_sums, CONTRACT)
-    free |= _summed(bind, name, fused, world | counting) | {"fused": fused, **counting}
-    widen, narrow = HALVES.get(kind, (same, stay))
-    put = HALVES[kind][1] if kind in HALVES else copy_one
-    free |= {
-        "load": make(widen, CONTRACT, kind),
-        "narrow": make(narrow, CONTRACT, kind),
-        "put": make(put, CONTRACT, kind),
-        "target": make(in_scratch if kind in HALVES else in_place, CONTRACT, kind),
+    registers, fused = vector_registers(), fuses()
+    counting = {
+        **vars(world.pop("level")),
+        "beside": 1 if registers == "y" else PAIR,
+        "tile": TILE if registers == "z" else SHORT_TILE,
     }
-    for loop in (level_of, sums, row_part, merged, kept_part, row_state, parts_of, first_top, write_slopes):
-        free[loop.__name__] = make(loop, CONTRACT, kind, **free)
+    bind, name = rules(), "f64" if kind == "f64" else "f32"
+    for use, function in zip(("wide", "narrow"), _conversions(kind), strict=True):
+        world[use] = bind.drive(function, kind, inlined)
+    world["none"] = np.uint16(0) if kind in ("f16", "bf16") else world["real"](0.0)
+
+    def make(loop: Any, **free: Any) -> Any:
+        return bind.drive(loop, kind, jit(fastmath=CONTRACT), **world, **free)
+
+    summed = _summed(bind, name, kind, fused, world | counting) | {"fused": fused, **counting}
+    world["exp2"] = bind.drive(exp2_float64 if kind == "f64" else exp2_float32, name, inlined, **world)
+    for step in (slope_step, bend_step):
+        world[step.__name__] = bind.drive(step, kind, inlined, **world)
+    free: dict[str, Any] = summed
+    for loop in (
+        tile_max, tile_slopes, tile_bends, plain_sums, level_of, sums, row_part, merged, kept_part, row_state,
+        parts_of, first_top, write_slopes,
+    ):  # fmt: skip
+        free[loop.__name__] = make(loop, **free)
     free |= vars(bind.rules)
-    return tuple(make(loop, CONTRACT, kind, **free) for loop in (forward, backward, fill_parts))
+    return tuple(make(loop, **free) for loop in (forward, backward, fill_parts))
