@@ -41,8 +41,8 @@ def moments_step(x, nothing, i, level, tally):
 def tile_sum(x, level):
     """Sum of exponentials relative to a level.
 
-    By as many vectors at once as what sums more, for the same bits: two, and of AVX2 one, which has few registers (with
-    entropy, 512 x 32,000 float32: by two 5.0 ms, and 21 where what is spilled lies across two pages; by one 4.3).
+    By as many vectors at once as what sums more, for the same bits: several, and of AVX2 one, which has few registers
+    (with entropy, 512 x 32,000 float32: by two 5.0 ms, and 21 where what is spilled lies across two pages; by one 4.3).
     """
     return over(x.size, sum_step, start(x), 0, level, real(0.0), beside)
 
