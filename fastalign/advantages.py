@@ -177,7 +177,7 @@ def gae(
     [1.5, 1.0, 3.0]
     """
     plain = type(rewards) is np.ndarray and values is not None and cu_seqlens is None
-    core = extension(backend) if plain else None
+    core = extension(backend, True) if plain else None
     if core is not None:
         optional = next_values, final_values, last_values, terminated, truncated, mask
         done = core.scan_ready("gae", rewards, values, *optional, gamma, lam, layout, out, threads.WORTH_SHARING)
@@ -220,7 +220,7 @@ def discounted_returns(
     """
     given = None if out is None else (out,)
     plain = type(rewards) is np.ndarray and cu_seqlens is None
-    core = extension(backend) if plain else None
+    core = extension(backend, True) if plain else None
     if core is not None:
         optional = next_values, final_values, last_values, terminated, truncated, None
         done = core.scan_ready("returns", rewards, None, *optional, gamma, 1.0, layout, given, threads.WORTH_SHARING)

@@ -23,6 +23,7 @@ from .rules.row import row_trusted
 MODULES = {"cython": "cython_cpu", "numba": "numba_cpu", "numpy": "reference", "cuda": "numba_cuda"}
 AUTOMATIC = ("cython", "numba", "numpy")
 FEW_ROWS = 64  # below, whole rows may leave threads idle
+_extension: Any = None  # of the automatic choice; False: it is not there
 
 # Positions of the arrays a function writes.
 WRITES = {
@@ -128,24 +129,24 @@ def automatic() -> "Engine":
     return _engine(name, False)
 
 
-def extension(backend: str | None) -> Any:
-    """The extension's build, if that computes host arrays for ``backend``, or None.
+def extension(backend: str | None, or_numba: bool = False) -> Any:
+    """The extension's build, if that computes host arrays for ``backend``, or None; or Numba's module of its kind.
 
-    Its functions "…_ready" take whole calls of arrays that need no preparation, and return None for all others.  They
-    look for FASTALIGN_BACKEND themselves.
+    Functions "…_ready" take whole calls of arrays that need no preparation, and return None for all others.  The
+    extension's look for FASTALIGN_BACKEND themselves.
     """
     global _extension
+    if backend is None and _extension is not None:
+        return _extension or None
+    name = threads.environment("FASTALIGN_BACKEND") if backend is None else backend
+    if or_numba and name == "numba":
+        return choose(name).module.whole
     if backend is not None:
         return choose(backend).module.core() if backend == "cython" else None
-    if _extension is None:
-        if threads.environment("FASTALIGN_BACKEND") not in ("", "cython"):
-            return None
+    if name in ("", "cython"):
         engine = automatic()
         _extension = engine.module.core() if engine.name == "cython" else False
     return _extension or None
-
-
-_extension: Any = None  # of the automatic choice; False: it is not there
 
 
 def cut(x: Any, a: int, b: int) -> Any:

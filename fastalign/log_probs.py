@@ -78,7 +78,7 @@ def _forward(
     moments: tuple[bool, bool, bool] = (False, False, False),
 ) -> TokenLogProbs:
     """``name`` is what the caller calls the tokens; ``out`` is for logp; ``moments``: which of the last three."""
-    core = extension(backend) if type(logits) is np.ndarray and ignore_index is None and out is None else None
+    core = extension(backend, True) if type(logits) is np.ndarray and ignore_index is None and out is None else None
     if core is not None:
         plain = logits, tokens, temperature, mask
         done = core.row_forward_ready(TokenLogProbs, *plain, entropy, *moments, threads.WORTH_SHARING)
@@ -165,7 +165,7 @@ def token_log_probs_grad(
     >>> token_log_probs_grad(x, [1], [1.0]).round(6).tolist()
     [[-0.085369, 0.767943, -0.630796, 0.0, -0.051779]]
     """
-    core = extension(backend) if type(logits) is np.ndarray and ignore_index is None else None
+    core = extension(backend, True) if type(logits) is np.ndarray and ignore_index is None else None
     if core is not None:
         reals = grad_logp, grad_lse, grad_entropy, lse, entropy, grad_sum_p2, grad_mean_logit
         done = core.row_backward_ready(logits, tokens, reals, temperature, mask, out, threads.WORTH_SHARING)

@@ -17,6 +17,7 @@ import numpy as np
 
 from ...binding import FAMILIES, family
 from .. import PART, row_units
+from . import whole as whole
 from .calls import pointwise_ready as pointwise_ready
 from .elements import pointwise_kernel
 from .group import group_kernels

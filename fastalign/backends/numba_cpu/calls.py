@@ -35,11 +35,11 @@ def pointwise_ready(rule: Any) -> Callable[[tuple[Any, ...], Any, Any], Any]:
         if real is None or not 0 < size <= BLOCK:
             return None
         inputs = _inputs(given, rule.required, dtype, shape)
-        kept = NO_MASK if mask is None else _kept(mask, shape)
+        kept = NO_MASK if mask is None else kept_flags(mask, shape)
         if inputs is None or kept is None:
             return None
         n = size if mask is None else int(np.count_nonzero(kept))
-        outputs = _outputs(out, wanted, dtype, shape, (*given, mask))
+        outputs = new_or_given((out,) if wanted == 1 and out is not None else out, wanted, dtype, shape, (*given, mask))
         if n == 0 or outputs is None:
             return None
         written = outputs if len(shape) == 1 else tuple([x.reshape(-1) for x in outputs])
@@ -51,7 +51,7 @@ def pointwise_ready(rule: Any) -> Callable[[tuple[Any, ...], Any, Any], Any]:
     return ready
 
 
-def _plain(x: Any, dtype: np.dtype, shape: tuple[int, ...]) -> bool:
+def plain(x: Any, dtype: np.dtype, shape: tuple[int, ...]) -> bool:
     if type(x) is not np.ndarray or x.dtype is not dtype or x.shape != shape:  # of one dtype there may be two: rarely
         return False
     flags = x.flags
@@ -66,13 +66,13 @@ def _inputs(given: tuple[Any, ...], required: int, dtype: np.dtype, shape: tuple
     for k, x in enumerate(given):
         if x is None and k >= required:
             x = np.zeros(shape, dtype)
-        elif not _plain(x, dtype, shape):
+        elif not plain(x, dtype, shape):
             return None
         found.append(x if len(shape) == 1 else x.reshape(-1))
     return tuple(found)
 
 
-def _kept(mask: Any, shape: tuple[int, ...]) -> Array | None:
+def kept_flags(mask: Any, shape: tuple[int, ...]) -> Array | None:
     """Bools, or bytes of nothing but 0 and 1."""
     if type(mask) is not np.ndarray or mask.shape != shape or not mask.flags.c_contiguous:
         return None
@@ -81,17 +81,16 @@ def _kept(mask: Any, shape: tuple[int, ...]) -> Array | None:
     return mask.view(np.uint8).reshape(-1)
 
 
-def _outputs(
-    out: Any, wanted: int, dtype: np.dtype, shape: tuple[int, ...], read: tuple[Any, ...]
+def new_or_given(
+    outputs: Any, wanted: int, dtype: np.dtype, shape: tuple[int, ...], read: tuple[Any, ...]
 ) -> tuple[Array, ...] | None:
     """New ones, or the caller's if they can be written and share no memory with anything."""
-    if out is None:
+    if outputs is None:
         return tuple([np.empty(shape, dtype) for _ in range(wanted)])
-    outputs = (out,) if wanted == 1 else out
     if type(outputs) is not tuple or len(outputs) != wanted:
         return None
     for k, x in enumerate(outputs):
-        if not _plain(x, dtype, shape) or not x.flags.writeable:
+        if not plain(x, dtype, shape) or not x.flags.writeable:
             return None
         if any(other is not None and np.may_share_memory(x, other) for other in (*read, *outputs[:k])):
             return None
