@@ -5,7 +5,7 @@ import pytest
 from conftest import usable
 from test_outputs import CALLS, MASKED, flat, inputs, outputs
 
-from fastalign import dispatch, kl_estimate, policy_loss
+from fastalign import dispatch, kl_estimate, policy_loss, preference_loss
 
 RNG = np.random.default_rng(5)
 
@@ -110,6 +110,9 @@ def test_what_is_wrong_is_explained(taken):
         policy_loss(x, y, z, mask=mask, backend="numba")
     with pytest.raises(ValueError, match="shape"):
         policy_loss(x, y[:49], z, backend="numba")
+    for one in ({"ref_chosen_logps": z}, {"ref_rejected_logps": z}):
+        with pytest.raises(TypeError, match="only one of ref_chosen_logps and ref_rejected_logps"):
+            preference_loss(x, y, **one, backend="numba")
     both = np.zeros(60, np.float32)
     a, b = both[:50], both[10:]
     with pytest.raises(ValueError, match=r"out\[0\] shares memory with out\[1\]"):
