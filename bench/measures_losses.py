@@ -29,18 +29,26 @@ def policy(n, dtype):
     def make():
         a = arrays(task)
         given = list(a.values())
-        found = lambda r: (r.loss, r.grad_log_probs, *r.metrics.values())  # noqa: E731
+        results = lambda r: (r.loss, r.grad_log_probs, *r.metrics.values())  # noqa: E731
         out = np.zeros_like(given[0])
-        return {
-            "ours": Side(lambda: fastalign.policy_loss(*given, clip_low=data.CLIP), found, task),
-            "into out": Side(lambda: fastalign.policy_loss(*given, clip_low=data.CLIP, out=out), found, task),
+        found = {
+            "ours": Side(lambda: fastalign.policy_loss(*given, clip_low=data.CLIP), results, task),
+            "into out": Side(lambda: fastalign.policy_loss(*given, clip_low=data.CLIP, out=out), results, task),
             "copy": Side(Copy(nbytes(*given) + given[0].nbytes)),
             "NumPy": Side(lambda: baselines.policy(*given), tuple, task),
             "seed": Side(lambda: seed.seed_ppo_loss(*given)),
         }
+        if n == LARGE:
+            mask = np.random.default_rng(n).random(n) < 0.9
+            found["masked"] = Side(lambda: fastalign.policy_loss(*given, clip_low=data.CLIP, mask=mask, out=out))
+        return found
 
+    sides = ("ours", "into out", "copy", "NumPy", "seed")
     claims = [*against(work, "PPO", n, dtype), *speedups(work, "ours", peers_of(n, dtype))]
-    return case(work, make, ("ours", "into out", "copy", "NumPy", "seed"), claims, task)
+    if n == LARGE:
+        sides += ("masked",)
+        claims.append(Claim(f"{work}, a mask keeps 90 %", "without a mask", "share", "masked", "into out"))
+    return case(work, make, sides, claims, task)
 
 
 def pairs(n, dtype):

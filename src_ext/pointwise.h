@@ -99,15 +99,58 @@ FA_INLINE ptrdiff_t fa_kept(const unsigned char *mask, ptrdiff_t n)
     return kept;
 }
 
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#include <immintrin.h>
+
+/* Groups of 16 elements, squeezed and spread by a bit each: PPO of 2^20 float32 and float64 of which a mask keeps 90 %
+ * 1.4 and 3.2 ms; one by one 3.2 and 5.7.  Loads that leave out what is masked: 0.3 ms more.  Compressed to a register:
+ * to memory it takes a hundred cycles of a Zen 4. */
+#define FA_BY_BITS
+FA_INLINE unsigned fa_bits_of(const unsigned char *mask, ptrdiff_t n)
+{
+    const __m128i flags = _mm_maskz_loadu_epi8((__mmask16)(n < 16 ? (1u << n) - 1 : 0xffffu), mask);
+    return _mm_test_epi8_mask(flags, flags);
+}
+
+FA_INLINE void fa_squeeze_float(const float *x, unsigned bits, float *to)
+{
+    _mm512_storeu_ps(to, _mm512_maskz_compress_ps((__mmask16)bits, _mm512_loadu_ps(x)));
+}
+
+FA_INLINE void fa_squeeze_double(const double *x, unsigned bits, double *to)
+{
+    _mm512_storeu_pd(to, _mm512_maskz_compress_pd((__mmask8)bits, _mm512_loadu_pd(x)));
+    to += __builtin_popcount(bits & 0xffu);
+    _mm512_storeu_pd(to, _mm512_maskz_compress_pd((__mmask8)(bits >> 8), _mm512_loadu_pd(x + 8)));
+}
+
+/* Back, with zeros between them. */
+FA_INLINE void fa_spread_float(const float *from, unsigned bits, float *y)
+{
+    _mm512_storeu_ps(y, _mm512_maskz_expand_ps((__mmask16)bits, _mm512_loadu_ps(from)));
+}
+
+FA_INLINE void fa_spread_double(const double *from, unsigned bits, double *y)
+{
+    _mm512_storeu_pd(y, _mm512_maskz_expand_pd((__mmask8)bits, _mm512_loadu_pd(from)));
+    from += __builtin_popcount(bits & 0xffu);
+    _mm512_storeu_pd(y + 8, _mm512_maskz_expand_pd((__mmask8)(bits >> 8), _mm512_loadu_pd(from)));
+}
+#endif
+
 #define ARRAY double
 #define REAL double
 #define NARROW 0
+#define SQUEEZE fa_squeeze_double
+#define SPREAD fa_spread_double
 #define NAME(stem) stem##_double
 #include "pointwise_body.h"
 
 #define ARRAY float
 #define REAL float
 #define NARROW 1
+#define SQUEEZE fa_squeeze_float
+#define SPREAD fa_spread_float
 #define NAME(stem) stem##_single
 #include "pointwise_body.h"
 

@@ -65,6 +65,39 @@ static FA_UNUSED void NAME(fa_direct)(const fa_pointwise *w, NAME(fa_buffers) *b
 }
 
 /* n elements from ``at`` on, of which the mask keeps some, squeezed together. */
+#if defined(FA_BY_BITS) && defined(SQUEEZE)
+static FA_UNUSED void NAME(fa_squeezed)(const fa_pointwise *w, NAME(fa_buffers) *b, ptrdiff_t at, ptrdiff_t n,
+                                        double lanes[][FA_LANES])
+{
+    const ptrdiff_t whole = n / 16 * 16;
+    unsigned short bits[FA_TILE / 16], place[FA_TILE / 16];
+    ARRAY some[16] = {0};
+    int kept = 0;
+    for (ptrdiff_t i = 0; i < n; i += 16) {
+        bits[i / 16] = (unsigned short)fa_bits_of(w->mask + at + i, n - i);
+        place[i / 16] = (unsigned short)kept;
+        kept += __builtin_popcount(bits[i / 16]);
+    }
+    /* The inputs by turns, as steps read them: one after the other 0.3 ms more. */
+    for (ptrdiff_t i = 0; i < whole; i += 16)
+        for (int c = 0; c < w->kind->inputs; c++)
+            SQUEEZE((const ARRAY *)w->in[c] + at + i, bits[i / 16], b->x[c] + place[i / 16]);
+    for (int c = 0; c < w->kind->inputs && whole < n; c++) {
+        const ARRAY *x = (const ARRAY *)w->in[c] + at;
+        memcpy(some, x + whole, (size_t)(n - whole) * sizeof *x);
+        SQUEEZE(some, bits[whole / 16], b->x[c] + place[whole / 16]);
+    }
+    if (kept) NAME(fa_buffered)(w, b, kept, lanes);
+    for (int c = 0; c < w->kind->outputs; c++) {
+        ARRAY *y = (ARRAY *)w->out[c] + at;
+        if (!w->out[c]) continue;
+        for (ptrdiff_t i = 0; i < whole; i += 16) SPREAD(b->y[c] + place[i / 16], bits[i / 16], y + i);
+        if (whole == n) continue;
+        SPREAD(b->y[c] + place[whole / 16], bits[whole / 16], some);
+        memcpy(y + whole, some, (size_t)(n - whole) * sizeof *y);
+    }
+}
+#else
 static FA_UNUSED void NAME(fa_squeezed)(const fa_pointwise *w, NAME(fa_buffers) *b, ptrdiff_t at, ptrdiff_t n,
                                         double lanes[][FA_LANES])
 {
@@ -86,6 +119,7 @@ static FA_UNUSED void NAME(fa_squeezed)(const fa_pointwise *w, NAME(fa_buffers) 
         for (ptrdiff_t i = 0; i < kept; i++) y[place[i]] = (ARRAY)b->y[c][i];
     }
 }
+#endif
 
 static FA_UNUSED void NAME(fa_run)(const fa_pointwise *w, ptrdiff_t n, double *partials)
 {
@@ -108,4 +142,6 @@ static FA_UNUSED void NAME(fa_run)(const fa_pointwise *w, ptrdiff_t n, double *p
 #undef ARRAY
 #undef REAL
 #undef NARROW
+#undef SQUEEZE
+#undef SPREAD
 #undef NAME

@@ -25,11 +25,11 @@
  * i) Tried, as above, when it took 2.0, 2.3, 2.4, 2.1, 7.5 with AVX-512 and 3.3, 4.4, 3.3, 3.4, 12.3 with AVX2: powers
  *    by one polynomial of degree 5 or 11, as those were. Now, AVX-512: the bounds are the two pipes of additions, 6
  *    cycles of 6.2 (reduce and scalef take two each), and the other two, 5. 16 roots and degree 3 1.86 for 1.7, float16
- *    2.4 for 2.1; vscalef of the product 1.9; no vscalef, but bounds and added exponents 2.2 to 2.5; no vreduce, but two
- *    subtractions 1.95; its index by an FMA, or every other one's, or every other sum's, nothing to 8 % slower; (x -
- *    peak) c in two instructions 2.35 for 2.2, vectors of 256 bits 3.0. Powers in one piece, but of halves, cost floats
- *    and doubles 1 %. float16, whose conversion takes 1.4 of 7.3 cycles of 16: widened by shifts and a mask 2.12, and
- *    told what is infinite 2.28, for 2.02; converted from registers 2.16; prefetched 2.04.
+ *    2.4 for 2.1; vscalef of the product 1.9; no vscalef, but bounds and added exponents 2.2 to 2.5; no vreduce, but
+ *    two subtractions 1.95; its index by an FMA, or every other one's, or every other sum's, nothing to 8 % slower;
+ *    (x - peak) c in two instructions 2.35 for 2.2, vectors of 256 bits 3.0. Powers in one piece, but of halves, cost
+ *    floats and doubles 1 %. float16, whose conversion takes 1.4 of 7.3 cycles of 16: widened by shifts and a mask 2.12,
+ *    and told what is infinite 2.28, for 2.02; converted from registers 2.16; prefetched 2.04.
  *    AVX2: with the upper bound of t as a float 3.3, as an integer 2.9. gcc's scheduling before the registers are given
  *    out (-fschedule-insns) 4.1, with -fsched-pressure 3 % faster without entropy, 5.1 for 2.9 with it.
  *    Two sums by turns: nothing gained, and one too many for AVX2's registers, where entropy took 4.4, and 7.4 with

@@ -121,8 +121,8 @@ FA_INLINE VEC NAME(fa_distance)(VEC v, const NAME(fa_level) *level)
     return (VEC)OF_REAL(FA_FROM)(v, level->octaves, level->offset);
 }
 
-/* What is done of a STEP before the powers of the last one: its elements become distances, of halves with AVX-512, which
- * are long in the making, floats. */
+/* What is done of a STEP before the powers of the last one: its elements become distances, and halves with AVX-512,
+ * which are long in the making, floats. */
 FA_INLINE void NAME(fa_prepare)(const STORED *x, const NAME(fa_level) *level, const int want, const int filled,
                                 NAME(fa_lanes) *to, VEC v[VECTORS])
 {
@@ -367,7 +367,9 @@ FA_INLINE void NAME(fa_bow)(VEC t[VECTORS], const NAME(fa_bent) *by, const int c
 {
     EACH(k) {
         const VEC e = NAME(fa_exp2_of)(t[k]);
-        const VEC slope = curved == 2 ? by->a + by->b * t[k] + by->c * e : curved == 1 ? by->a + by->b * t[k] : EVERY(by->a);
+        VEC slope = EVERY(by->a);
+        if (curved) slope += by->b * t[k];
+        if (curved == 2) slope += by->c * e;
         t[k] = OF_REAL(FA_UNLESS_BELOW)(t[k], LEAST, e * slope);
         if (curved == 2) t[k] += by->d;
     }
