@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -34,6 +35,15 @@ def need(name, reason):
 def usable(name):
     need(name, fastalign.available_backends()[name])
     return name
+
+
+def same(got, want):
+    """Fields that are absent in both, or arrays of one dtype and shape with the same bits."""
+    for x, y in zip(got, want, strict=True):
+        assert (x is None) == (y is None)
+        if x is not None:
+            assert x.dtype == y.dtype and x.shape == y.shape
+            np.testing.assert_array_equal(x, y)
 
 
 @pytest.fixture(params=HOST_BACKENDS)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import same
 
 from fastalign import policy_loss_from_logits, selective_log_softmax, token_log_probs, token_log_probs_grad
 from fastalign.backends import cython_cpu
@@ -28,14 +29,6 @@ def some(shape, kind):
 def masks(shape):
     kept = RNG.random(shape) < 0.6
     return None, np.asarray(kept), np.asarray(kept, np.uint8)
-
-
-def same(got, want):
-    for x, y in zip(got, want, strict=True):
-        assert (x is None) == (y is None)
-        if x is not None:
-            assert x.dtype == y.dtype and x.shape == y.shape
-            np.testing.assert_array_equal(x, y)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

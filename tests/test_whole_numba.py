@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import usable
+from conftest import same, usable
 
 from fastalign import discounted_returns, dispatch, gae, token_log_probs, token_log_probs_grad
 
@@ -40,14 +40,6 @@ def both(taken, monkeypatch, call, *some, **options):
 
 class NotTaken:
     scan_ready = row_forward_ready = row_backward_ready = staticmethod(lambda *given: None)
-
-
-def same(got, want):
-    for x, y in zip(got, want, strict=True):
-        assert (x is None) == (y is None)
-        if x is not None:
-            assert x.dtype == y.dtype and x.shape == y.shape
-            np.testing.assert_array_equal(x, y)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
