@@ -35,8 +35,9 @@ And, where a pointwise rule's whole call can be taken of arrays that need no cas
 
 pointwise_ready(rule)
 
-which returns a function of (arrays, mask, out, limit) that returns what the rule does, or None, having written nothing.
-Such a backend checks and allocates itself.
+which returns a function of (arrays, mask, out) that returns what the rule does, or None, having written nothing; and
+for rows and recurrences scan_ready, row_forward_ready, row_backward_ready, of the extension's build and, where few
+enough elements are to stay in one thread, of numba_cpu/whole.py.  Such a backend checks and allocates itself.
 
 And, where columns can be divided among threads,
 
