@@ -20,7 +20,8 @@
  *    AVX-512 1.7, 2.1, 1.9, 1.7, 5.3, without 1.8, 2.2, 2.1, 1.8, 5.7; AVX2 2.4, 2.9, 2.6, 2.6, 7.9, without 2.7, 3.2,
  *    3.0, 3.0, 9.7; SSE2 10.3, 12.3, 14.8, 10.8, 31. The way back AVX-512 4 to 15, AVX2 25 to 35 % faster so.
  *    AVX-512's 32 registers have room for four vectors of halves at once, their distances after the powers (3 %, 7 %
- *    with entropy); of floats and doubles 4 % slower, and with AVX2 both. What splits off n beforehand, too: floats
+ *    with entropy), and for two sums by turns, put in order before registers are given out (4 %; either alone 1);
+ *    of floats and doubles 4 % slower, and with AVX2 both. What splits off n beforehand, too: floats
  *    summed by two factors 1.4 instead of 1.55, in one piece nothing, float16 2.1, AVX2's entropy 5.2.
  * i) Tried, as above, when it took 2.0, 2.3, 2.4, 2.1, 7.5 with AVX-512 and 3.3, 4.4, 3.3, 3.4, 12.3 with AVX2: powers
  *    by one polynomial of degree 5 or 11, as those were. Now, AVX-512: the bounds are the two pipes of additions, 6
@@ -108,6 +109,7 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 #define KIND float
 #define VECTORS 2 /* at once */
 #define DISTANCES_LATE 0
+#define TOTALS 1
 #define STORED float
 #define REAL float
 #define LOWEST (-(float)INFINITY)
@@ -121,6 +123,7 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 #define KIND double
 #define VECTORS 2 /* at once */
 #define DISTANCES_LATE 0
+#define TOTALS 1
 #define STORED double
 #define REAL double
 #define LOWEST (-(double)INFINITY)
@@ -134,14 +137,23 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 #if FA_VECTOR == 64
 #define FA_HALVES_AT_ONCE 4
 #define FA_HALVES_LATE 1
+#define FA_HALVES_TOTALS 2
 #else
 #define FA_HALVES_AT_ONCE 2
 #define FA_HALVES_LATE 0
+#define FA_HALVES_TOTALS 1
+#endif
+#if FA_VECTOR > 16 && defined(__GNUC__) && !defined(__clang__)
+#define FA_HALVES_SCHEDULED
 #endif
 
 #define KIND f16
 #define VECTORS FA_HALVES_AT_ONCE
 #define DISTANCES_LATE FA_HALVES_LATE
+#define TOTALS FA_HALVES_TOTALS
+#ifdef FA_HALVES_SCHEDULED
+#define SCHEDULED
+#endif
 #define STORED uint16_t
 #define REAL float
 #define LOWEST 0xfc00u
@@ -153,6 +165,10 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 #define KIND bf16
 #define VECTORS FA_HALVES_AT_ONCE
 #define DISTANCES_LATE FA_HALVES_LATE
+#define TOTALS FA_HALVES_TOTALS
+#ifdef FA_HALVES_SCHEDULED
+#define SCHEDULED
+#endif
 #define STORED uint16_t
 #define REAL float
 #define LOWEST 0xff80u
