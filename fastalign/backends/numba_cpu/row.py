@@ -55,7 +55,7 @@ FIRST = 256  # elements searched for the first peak
 # which are out of L1 where a tile is swept again, 2 % slower.  Of halves, with AVX-512, four vectors at once are 3 %
 # faster than two, of the others 1 % slower.  Where lanes are few, 512 additions to one, of equal
 # numbers, are off by 1e-6.
-TILE, SHORT_TILE, TILE_OF_HALVES = 4096, 2048, 8192
+TILE, SHORT_TILE, SHORTEST_TILE, TILE_OF_HALVES = 4096, 2048, 1024, 8192
 BOUND = 65536.0  # of a tile's sum of exponentials: the peak is at most 16 octaves too low
 
 
@@ -307,7 +307,7 @@ def row_kernels(kind: str) -> tuple[Any, Any, Any]:
     counting = {
         **vars(world.pop("level")),
         "beside": 1 if registers == "y" else beside,
-        "tile": long if registers == "z" else SHORT_TILE,
+        "tile": {"z": long, "y": SHORT_TILE}.get(registers, SHORTEST_TILE),
     }
     bind, name = rules(), "f64" if kind == "f64" else "f32"
     for use, function in zip(("wide", "narrow"), _conversions(kind), strict=True):
