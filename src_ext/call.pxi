@@ -79,7 +79,8 @@ cdef class Call:
     def rows_ready(self, logits, tokens, old, advantages, temperature, mask, out, Py_ssize_t limit, Py_ssize_t cached):
         """The same for a policy loss from logits and back: (loss, gradient, log-probabilities, metrics).
 
-        As many rows have their own tallies as fit into ``cached`` bytes, as in policy_rows.py.
+        As many rows have their own tallies as fit into ``cached`` bytes, as in policy_rows.py; from ``limit`` elements
+        on blocks of them are divided among threads.
         """
         cdef row_work work
         cdef policy_work policy

@@ -107,9 +107,6 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 #define OF_REAL(stem) JOIN(JOIN(stem, _), REAL)
 
 #define KIND float
-#define VECTORS 2 /* at once */
-#define DISTANCES_LATE 0
-#define TOTALS 1
 #define STORED float
 #define REAL float
 #define LOWEST (-(float)INFINITY)
@@ -121,9 +118,6 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 #include "rows_body.h"
 
 #define KIND double
-#define VECTORS 2 /* at once */
-#define DISTANCES_LATE 0
-#define TOTALS 1
 #define STORED double
 #define REAL double
 #define LOWEST (-(double)INFINITY)
@@ -134,26 +128,7 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 #define NARROW(x) (x)
 #include "rows_body.h"
 
-#if FA_VECTOR == 64
-#define FA_HALVES_AT_ONCE 4
-#define FA_HALVES_LATE 1
-#define FA_HALVES_TOTALS 2
-#else
-#define FA_HALVES_AT_ONCE 2
-#define FA_HALVES_LATE 0
-#define FA_HALVES_TOTALS 1
-#endif
-#if FA_VECTOR > 16 && defined(__GNUC__) && !defined(__clang__)
-#define FA_HALVES_SCHEDULED
-#endif
-
 #define KIND f16
-#define VECTORS FA_HALVES_AT_ONCE
-#define DISTANCES_LATE FA_HALVES_LATE
-#define TOTALS FA_HALVES_TOTALS
-#ifdef FA_HALVES_SCHEDULED
-#define SCHEDULED
-#endif
 #define STORED uint16_t
 #define REAL float
 #define LOWEST 0xfc00u
@@ -163,12 +138,6 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 #include "rows_body.h"
 
 #define KIND bf16
-#define VECTORS FA_HALVES_AT_ONCE
-#define DISTANCES_LATE FA_HALVES_LATE
-#define TOTALS FA_HALVES_TOTALS
-#ifdef FA_HALVES_SCHEDULED
-#define SCHEDULED
-#endif
 #define STORED uint16_t
 #define REAL float
 #define LOWEST 0xff80u

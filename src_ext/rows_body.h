@@ -1,4 +1,18 @@
-/* Loops over one row; included by rows.h for each KIND of logits: STORED as such, computed with as REAL. */
+/* Loops over one row; included by rows.h for each KIND of logits: STORED as such, computed with as REAL.  What KEEPS no
+ * exponentials is a half. */
+
+#if FA_VECTOR == 64 && !defined(KEEPS) /* rows.h, h */
+#define VECTORS 4                      /* at once */
+#define TOTALS 2                       /* by turns */
+#define DISTANCES_LATE 1
+#else
+#define VECTORS 2
+#define TOTALS 1
+#define DISTANCES_LATE 0
+#endif
+#if FA_VECTOR > 16 && !defined(KEEPS) && defined(__GNUC__) && !defined(__clang__)
+#define SCHEDULED
+#endif
 
 #define VEC OF_REAL(fa_vec)
 #define WIDTH OF_REAL(FA_WIDTH)
@@ -6,7 +20,11 @@
 #define EVERY OF_REAL(fa_every)
 #define STEP (VECTORS * WIDTH)
 #define TILE_LEAST(a, b) ((a) < (b) ? (a) : (b))
-#define TILE_BYTES (sizeof(STORED) < sizeof(REAL) ? 2 * FA_ROW_TILE : FA_ROW_TILE) /* halves keep no copy */
+#ifdef KEEPS
+#define TILE_BYTES FA_ROW_TILE
+#else
+#define TILE_BYTES (2 * FA_ROW_TILE)
+#endif
 #define TILE TILE_LEAST(TILE_BYTES / (ptrdiff_t)sizeof(STORED), FA_ROW_ADDED * TOTALS * WIDTH)
 
 #if defined(KEEPS) && defined(FA_NEAR)

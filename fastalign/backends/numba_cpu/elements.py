@@ -15,8 +15,7 @@ Measured, 2^20 elements, and left: prefetching the next tile (DPO in float64: 5.
 tallies in double beside a rule in float32 (PPO: 1.3, with them 1.9); both halves of a tile in one loop, for half as
 many sums to keep in registers (PPO in float64: 1.8, so 2.4 to 3.5, for LLVM puts one after the other).
 
-With a mask of which 99.9, 90, 50 and 10 % count, PPO in float32, AVX-512: 1.58, 2.38, 1.70 and 0.93 ms, the extension
-1.68, 3.11, 2.35 and 1.23; without a mask 0.69.
+With a mask of which 99.9, 90, 50 and 10 % count, PPO in float32, AVX-512: 1.58, 2.38, 1.70 and 0.93 ms; without 0.69.
 """
 
 from functools import cache
