@@ -234,8 +234,9 @@ static FA_UNUSED void fa_drain(void)
  * Where there are permutations t = n + j/m + r, 2^(j/m) stands in one or two registers, and the polynomial of 2^r,
  * minimax with P(0) = 1, is short: relative error 2.5e-8 and 3e-18, AVX-512 6.5e-8 and 8e-18.
  *
- * fa_exp2_seen is for sums.  With AVX2 it has no upper bound, which is 10 % of a row: from 129 on it wraps round, and
- * fa_beyond says so of everything seen, or that there was a NaN. */
+ * fa_exp2_seen is for sums.  With AVX2 it has no upper bound, which is 10 % of a row, and a lower one only if told so
+ * (FA_UNBOUNDED), 3 to 9 % of one: from 129 on, or below -127, it wraps round, and fa_beyond says so of everything seen,
+ * or that there was a NaN. */
 typedef struct { fa_vec_float a, b; } fa_power_float;
 typedef struct { fa_vec_double a, b; } fa_power_double;
 
@@ -342,9 +343,10 @@ FA_INLINE fa_power_double fa_exp2_by_double(fa_vec_double t, __m256i z)
         const fa_vec_##real near = FA_MIN_##real(fa_every_##real(most), above);                                      \
         return fa_exp2_by_##real(near, (__m256i)(near + (real)(magic)));                                             \
     }                                                                                                                \
-    FA_INLINE fa_power_##real fa_exp2_seen_##real(fa_vec_##real t, fa_int_##real *seen)                              \
+    FA_INLINE fa_power_##real fa_exp2_seen_##real(fa_vec_##real t, const int bounded, fa_int_##real *seen)           \
     {                                                                                                                \
-        const fa_vec_##real above = FA_MAX_##real(fa_every_##real(least), t), z = above + (real)(magic);             \
+        const fa_vec_##real above = bounded ? (fa_vec_##real)FA_MAX_##real(fa_every_##real(least), t) : t;           \
+        const fa_vec_##real z = above + (real)(magic);                                                               \
         *seen |= (fa_int_##real)z;                                                                                   \
         __asm__("" : "+x"(*seen)); /* now: z of two vectors or-ed first costs registers, and 6 % */                  \
         return fa_exp2_by_##real(above, (__m256i)z);                                                                 \
@@ -398,11 +400,14 @@ FA_EXP2(float, -127.0f, 128.0f, 12583039.0, 23)
 FA_EXP2(double, -1023.0, 1024.0, 6755399441056767.0, 52)
 #endif
 
-#if FA_VECTOR != 32 /* nothing to look out for */
+#if FA_VECTOR == 32
+#define FA_UNBOUNDED 1
+#else /* nothing to look out for */
+#define FA_UNBOUNDED 0
 #define FA_EXP2_SEEN(real)                                                                                           \
-    FA_INLINE fa_power_##real fa_exp2_seen_##real(fa_vec_##real t, fa_int_##real *seen)                              \
+    FA_INLINE fa_power_##real fa_exp2_seen_##real(fa_vec_##real t, const int bounded, fa_int_##real *seen)           \
     {                                                                                                                \
-        (void)seen;                                                                                                  \
+        (void)bounded, (void)seen;                                                                                   \
         return fa_exp2_##real(t);                                                                                    \
     }                                                                                                                \
     FA_INLINE int fa_beyond_##real(fa_int_##real seen)                                                               \

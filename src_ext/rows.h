@@ -17,12 +17,15 @@
  * h) A loop waits for the chain of a power (35 cycles and more; a scheduler of 64 operations reaches five vectors), so
  *    the next vectors' elements are loaded, widened and subtracted from before it. 512 x 32,000, one thread of a Zen 4,
  *    in ms, rows in the cache (reading 64 MB takes 1.4 to 2.0), floats / with entropy / float16 / bfloat16 / doubles:
- *    AVX-512 1.7, 2.1, 1.9, 1.7, 5.3, without 1.8, 2.2, 2.1, 1.8, 5.7; AVX2 2.4, 2.9, 2.6, 2.6, 7.9, without 2.7, 3.2,
+ *    AVX-512 1.7, 2.1, 1.9, 1.7, 5.3, without 1.8, 2.2, 2.1, 1.8, 5.7; AVX2 2.4, 2.9, 2.6, 2.6, 8.2, without 2.7, 3.2,
  *    3.0, 3.0, 9.7; SSE2 10.3, 12.3, 14.8, 10.8, 31. The way back AVX-512 4 to 15, AVX2 25 to 35 % faster so.
  *    AVX-512's 32 registers have room for four vectors of halves at once, their distances after the powers (3 %, 7 %
  *    with entropy), and for two sums by turns, put in order before registers are given out (4 %; either alone 1);
  *    of floats and doubles 4 % slower, and with AVX2 both. What splits off n beforehand, too: floats
  *    summed by two factors 1.4 instead of 1.55, in one piece nothing, float16 2.1, AVX2's entropy 5.2.
+ *    AVX2 counts on no element 127 octaves below the peak (FA_UNBOUNDED) once the first ones are not: no bound, which
+ *    entropy needs twice: 2.3, 2.5, 2.4, 2.4, 7.7 (of doubles it takes 10.5 instead of 10.1). With AVX-512, where only
+ *    entropy has a bound, nothing gained.
  * i) Tried, as above, when it took 2.0, 2.3, 2.4, 2.1, 7.5 with AVX-512 and 3.3, 4.4, 3.3, 3.4, 12.3 with AVX2: powers
  *    by one polynomial of degree 5 or 11, as those were. Now, AVX-512: the bounds are the two pipes of additions, 6
  *    cycles of 6.2 (reduce and scalef take two each), and the other two, 5. 16 roots and degree 3 1.86 for 1.7, float16

@@ -99,23 +99,24 @@ FA_INLINE void NAME(fa_pass)(STORED *x, const VEC v[VECTORS])
     fa_stream(x, step, sizeof step);
 }
 
-FA_INLINE REAL NAME(fa_top_across)(const VEC v[VECTORS])
+/* The largest element that is not NaN; in low, if asked for, the smallest of whole STEPs. */
+FA_INLINE REAL NAME(fa_tile_ends)(const STORED *x, ptrdiff_t n, REAL *low)
 {
-    VEC top = v[0];
-    for (int k = 1; k < VECTORS; k++) top = MAX(v[k], top);
-    return OF_REAL(fa_top_of)(top);
-}
-
-/* The largest element that is not NaN. */
-static FA_UNUSED REAL NAME(fa_tile_top)(const STORED *x, ptrdiff_t n)
-{
-    VEC v[VECTORS], top[VECTORS];
-    EACH(k) top[k] = EVERY(-(REAL)INFINITY);
+    VEC v[VECTORS], top[VECTORS], least[VECTORS];
+    EACH(k) top[k] = EVERY(-(REAL)INFINITY), least[k] = EVERY((REAL)INFINITY);
     for (ptrdiff_t i = 0; i < n; i += STEP) {
         NAME(fa_take)(x + i, n - i, v);
         EACH(k) top[k] = MAX(v[k], top[k]);
+        if (low && n - i >= STEP) EACH(k) least[k] = OF_REAL(FA_MIN)(v[k], least[k]);
     }
-    return NAME(fa_top_across)(top);
+    for (int k = 1; k < VECTORS; k++) top[0] = MAX(top[k], top[0]), least[0] = OF_REAL(FA_MIN)(least[k], least[0]);
+    if (low) *low = -OF_REAL(fa_top_of)(-least[0]);
+    return OF_REAL(fa_top_of)(top[0]);
+}
+
+static FA_UNUSED REAL NAME(fa_tile_top)(const STORED *x, ptrdiff_t n)
+{
+    return NAME(fa_tile_ends)(x, n, NULL);
 }
 
 /* What the exponentials are relative to: the offset of a peak.  t is what the loops make of the peak itself, not quite
@@ -150,11 +151,12 @@ FA_INLINE void NAME(fa_prepare)(const STORED *x, const NAME(fa_level) *level, co
         if (want & FA_MOMENTS) to->top = MAX(v[k], to->top);
         if (want & FA_MOMENTS && !filled) to->linear += v[k];
         if (!DISTANCES_LATE) v[k] = NAME(fa_distance)(v[k], level);
+        if (FA_UNBOUNDED && filled) v[k] = MAX(EVERY(LEAST), v[k]);
     }
 }
 
-FA_INLINE void NAME(fa_add)(const VEC v[VECTORS], const NAME(fa_level) *level, const int want, NAME(fa_lanes) *to,
-                            STORED *keep)
+FA_INLINE void NAME(fa_add)(const VEC v[VECTORS], const NAME(fa_level) *level, const int want, const int bounded,
+                            NAME(fa_lanes) *to, STORED *keep)
 {
     EACH(k) {
         const VEC t = DISTANCES_LATE ? NAME(fa_distance)(v[k], level) : v[k];
@@ -163,11 +165,11 @@ FA_INLINE void NAME(fa_add)(const VEC v[VECTORS], const NAME(fa_level) *level, c
         to->total[0] += e;
         if (want & FA_ENTROPY) to->weighted = OF_REAL(FA_PLUS)(e, MAX(EVERY(LEAST), t), to->weighted);
 #else
-        const OF_REAL(fa_power) power = OF_REAL(fa_exp2_seen)(t, &to->seen);
+        const OF_REAL(fa_power) power = OF_REAL(fa_exp2_seen)(t, bounded, &to->seen);
         const VEC e = power.a * power.b;
         to->total[k % TOTALS] = OF_REAL(FA_PLUS)(power.a, power.b, to->total[k % TOTALS]);
         if (want & FA_ENTROPY) /* 0 must not meet -inf */
-            to->weighted = OF_REAL(FA_PLUS)(power.a, power.b * MAX(EVERY(LEAST), t), to->weighted);
+            to->weighted = OF_REAL(FA_PLUS)(power.a, power.b * (bounded ? (VEC)MAX(EVERY(LEAST), t) : t), to->weighted);
 #endif
         if (want & FA_MOMENTS) to->squares += e * e;
         if (keep) memcpy(keep + k * WIDTH, &e, sizeof e);
@@ -178,7 +180,8 @@ FA_INLINE void NAME(fa_add)(const VEC v[VECTORS], const NAME(fa_level) *level, c
  * filled up.  The next STEP is prepared before the powers of this one: a processor looks ahead of its work by less than
  * the chain of a power. */
 FA_INLINE NAME(fa_tile_sums)
-NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *given, const int want, STORED *keep)
+NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *given, const int want, const int bounded,
+               STORED *keep)
 {
     const NAME(fa_level) level = *given;
     const ptrdiff_t whole = n - n % STEP;
@@ -186,20 +189,23 @@ NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *given, const 
     VEC now[VECTORS], next[VECTORS];
     STORED filled[STEP];
     if (whole < n) NAME(fa_fill)(x + whole, n - whole, filled);
-    NAME(fa_prepare)(whole ? x : filled, &level, want, 0, &lanes, now);
+    if (whole)
+        NAME(fa_prepare)(x, &level, want, 0, &lanes, now);
+    else
+        NAME(fa_prepare)(filled, &level, want, 1, &lanes, now);
     for (ptrdiff_t i = STEP; i < whole; i += STEP) {
         NAME(fa_prepare)(x + i, &level, want, 0, &lanes, next);
-        NAME(fa_add)(now, &level, want, &lanes, keep);
+        NAME(fa_add)(now, &level, want, bounded, &lanes, keep);
         if (keep) keep += STEP;
         EACH(k) now[k] = next[k];
     }
     if (whole && whole < n) {
         NAME(fa_prepare)(filled, &level, want, 1, &lanes, next);
-        NAME(fa_add)(now, &level, want, &lanes, keep);
+        NAME(fa_add)(now, &level, want, bounded, &lanes, keep);
         if (keep) keep += STEP;
         EACH(k) now[k] = next[k];
     }
-    NAME(fa_add)(now, &level, want, &lanes, keep);
+    NAME(fa_add)(now, &level, want, bounded, &lanes, keep);
     NAME(fa_tile_sums) sums = {0, 0, 0, 0, 0};
     for (int k = 1; k < TOTALS; k++) lanes.total[0] += lanes.total[k];
 #define ACROSS(lanes) (double)OF_REAL(fa_sum_of)(lanes)
@@ -218,34 +224,46 @@ NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *given, const 
     return sums;
 }
 
-/* Apart: as one function they were 5 % slower with AVX2. */
+/* Apart: as one function they were 5 % slower with AVX2.  What is kept is so without any of the other sums. */
+#define SUMS_OF(stem, want, bounded, to)                                                                             \
+    static FA_APART NAME(fa_tile_sums) NAME(fa_tile_##stem)(const STORED *x, ptrdiff_t n,                            \
+                                                            const NAME(fa_level) *level, STORED *keep)               \
+    {                                                                                                                \
+        (void)keep;                                                                                                  \
+        return NAME(fa_sweep)(x, n, level, want, bounded, to);                                                       \
+    }
+#if FA_UNBOUNDED
+#define SUMS(stem, want, to) SUMS_OF(stem, want, 1, to) SUMS_OF(stem##_near, want, 0, to)
+#define SUMS_BY(stem) (near ? NAME(fa_tile_##stem##_near) : NAME(fa_tile_##stem))(x, n, level, keep)
+#else
+#define SUMS(stem, want, to) SUMS_OF(stem, want, 1, to)
+#define SUMS_BY(stem) NAME(fa_tile_##stem)(x, n, level, keep)
+#endif
 #ifdef SCHEDULED
 #pragma GCC push_options
 #pragma GCC optimize("schedule-insns", "sched-pressure")
 #endif
-static FA_APART NAME(fa_tile_sums) NAME(fa_tile_plain)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level)
-{
-    return NAME(fa_sweep)(x, n, level, 0, NULL);
-}
+SUMS(plain, 0, NULL)
 #ifdef SCHEDULED
 #pragma GCC pop_options
 #endif
+SUMS(entropy, FA_ENTROPY, NULL)
+SUMS(moments, FA_ENTROPY | FA_MOMENTS, NULL)
+SUMS(kept, 0, keep)
 
-static FA_APART NAME(fa_tile_sums) NAME(fa_tile_entropy)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level)
+/* near: that an element lies 127 octaves below the peak is not expected.  Where none does the bits are the same; else
+ * the sum is beyond all bounds. */
+FA_INLINE NAME(fa_tile_sums)
+NAME(fa_tile)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level, int want, int near, STORED *keep)
 {
-    return NAME(fa_sweep)(x, n, level, FA_ENTROPY, NULL);
+    (void)near;
+    if (keep) return SUMS_BY(kept);
+    if (want == 0) return SUMS_BY(plain);
+    return want == FA_ENTROPY ? SUMS_BY(entropy) : SUMS_BY(moments);
 }
-
-static FA_APART NAME(fa_tile_sums) NAME(fa_tile_moments)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level)
-{
-    return NAME(fa_sweep)(x, n, level, FA_ENTROPY | FA_MOMENTS, NULL);
-}
-
-FA_INLINE NAME(fa_tile_sums) NAME(fa_tile)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level, int want)
-{
-    if (want == 0) return NAME(fa_tile_plain)(x, n, level);
-    return want == FA_ENTROPY ? NAME(fa_tile_entropy)(x, n, level) : NAME(fa_tile_moments)(x, n, level);
-}
+#undef SUMS
+#undef SUMS_OF
+#undef SUMS_BY
 
 /* A part with NaN, with infinities, of nothing but -inf, or beyond what octaves can be counted in: by double. */
 static FA_UNUSED fa_row NAME(fa_row_plain)(const STORED *x, ptrdiff_t n, double scale)
@@ -326,20 +344,28 @@ FA_INLINE fa_row NAME(fa_fold)(const STORED *x, ptrdiff_t n, double scale, int w
     const REAL octaves = (REAL)(scale * FA_LOG2E);
     STORED aside[TILE];
     fa_row row = {-(double)INFINITY, 0, 0, 0, 0, -(double)INFINITY, 1};
-    NAME(fa_raise)(&row, NAME(fa_tile_top)(x, n < FA_ROW_FIRST ? n : FA_ROW_FIRST), scale);
+    REAL low = -(REAL)INFINITY;
+    if (FA_UNBOUNDED && n > 2 * FA_ROW_FIRST)
+        NAME(fa_raise)(&row, NAME(fa_tile_ends)(x, FA_ROW_FIRST, &low), scale);
+    else
+        NAME(fa_raise)(&row, NAME(fa_tile_top)(x, n < FA_ROW_FIRST ? n : FA_ROW_FIRST), scale);
     NAME(fa_level) level = NAME(fa_level_of)(row.peak, octaves);
+    int near = low * octaves - level.offset >= LEAST; /* what is masked mostly shows at once */
     if (spans) spans->count = 0;
     for (ptrdiff_t at = 0; at < n; at += TILE) {
         const ptrdiff_t m = n - at < TILE ? n - at : TILE;
         STORED *to = !spans ? NULL : keep == x || m < TILE ? aside : keep + at;
-        NAME(fa_tile_sums) sums =
-            spans ? NAME(fa_sweep)(x + at, m, &level, 0, to) : NAME(fa_tile)(x + at, m, &level, want);
+        NAME(fa_tile_sums) sums = NAME(fa_tile)(x + at, m, &level, want, near, to);
+        if (near && !(sums.total <= FA_ROW_BOUND)) {
+            near = 0;
+            sums = NAME(fa_tile)(x + at, m, &level, want, near, to);
+        }
         /* Without a peak sums are relative to 0, where what is far below is nothing, as if it were -inf. */
         if (!(sums.total <= (row.peak > -(double)INFINITY ? FA_ROW_BOUND : -1)) || !LEVEL_HOLDS(level)) {
             fa_row raised = row;
             NAME(fa_raise)(&raised, NAME(fa_tile_top)(x + at, m), scale);
             level = NAME(fa_level_of)(raised.peak, octaves);
-            sums = spans ? NAME(fa_sweep)(x + at, m, &level, 0, to) : NAME(fa_tile)(x + at, m, &level, want);
+            sums = NAME(fa_tile)(x + at, m, &level, want, near, to);
             if (!(sums.total <= FA_ROW_BOUND) || !LEVEL_HOLDS(level)) {
                 if (spans) spans->end = at;
                 row.sound = row.total > 0.5;

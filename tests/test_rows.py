@@ -85,6 +85,21 @@ def test_a_prefix_of_nothing(walker, dtype, prefix):
     agree(walker, logits, dtype, EPS[dtype])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("place", [0, 255, 256, 600, 2047, 2048, 4990, 4999])
+def test_far_below_in_any_tile(walker, dtype, place):
+    """By more octaves than an exponent has, in one element or from there on, be it that the peak rises there, too."""
+    rng = np.random.default_rng(5)
+    logits = rng.standard_normal((9, 5000))
+    for row, low in enumerate([-88.0, -89.0, -750.0, -3e4, -INF]):
+        logits[row, place] = low
+    logits[5, place:] -= 800.0
+    logits[6, place:] += 800.0
+    logits[7, place::7] = -INF
+    logits[8, place], logits[8, place - 1] = 500.0, -INF
+    agree(walker, logits, dtype, EPS[dtype])
+
+
 @pytest.mark.parametrize("dtype, offset", [(d, o) for d in DTYPES for o in (0.0, 100.0, -3e4)] + [
     ("float32", 1e4), ("float32", 1e6), ("float32", -1e9), ("float32", 1e38), ("float64", 1e15), ("float64", 1e300),
     ("bfloat16", 1e38),
