@@ -20,9 +20,11 @@
  *    tallies: 512 elements in L1, double: PPO 1.19 ns per element instead of 1.37, DPO 1.85 instead of 1.93; four of AVX2,
  *    PPO 1.76 instead of 1.93.  Not worth a second way to compile the rules.
  * i) Prefetching a tile ahead, 2^20 elements: into L2 15 to 40 % slower, into L1 15 to 50, with the outputs as well more.
- * j) PPO's loop takes 40 cycles for 8 doubles, of which the pipes of products are busy for 26: it waits for chains. Tried
- *    by hand, a tile in two loops, exp and expm1 first, by way of a buffer: AVX-512 1.29 ns per element to 1.18, float
- *    0.53 to 0.47, AVX2 3 % slower; in three 1.33. DPO's is within 15 % of its pipes, 49 cycles of 57.
+ * j) PPO's loop took 40 cycles for 8 doubles, of which the pipes of products are busy for 26: it waited for chains, which
+ *    is why exponentials are computed ahead (rules.h).  DPO's is within 15 % of its pipes, 49 cycles of 57.
+ * k) Tried, 2^20 elements, for what memory adds to that (DPO in double 2.0 ns per element from L1, 2.5 from memory):
+ *    prefetching the first two to eight lines of each array's next tile, 3 to 30 % slower; outputs past the caches, by
+ *    way of the buffers, 10 to 60 % slower.
  */
 #ifndef FASTALIGN_POINTWISE_H
 #define FASTALIGN_POINTWISE_H

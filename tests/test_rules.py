@@ -164,6 +164,66 @@ def test_a_family_fits_into_the_tiles_of_the_extension():
         assert len(shape.outputs) + shape.tallies <= int(limits["RESULTS"])
 
 
+# ---- exponentials ahead: src_ext/cut.py ------------------------------------------------------------------------------
+
+
+def cut_of(prefix, kind, rule=None):
+    nodes = {node.name: node for _, node in parsed() if isinstance(node, ast.FunctionDef)}
+    plain = {name: node for name, node in nodes.items() if not name.startswith("frame_")}
+    return translate.cut.cut(nodes[f"frame_{prefix}"], rule or plain[f"{prefix}_{kind}"], plain)
+
+
+def callables(found):
+    space = {**vars(FLOATS.rules), "math": math, "exp_near": math.exp, "growth_near": lambda x: math.expm1(x) - x}
+    for node in (*found.first, found.rest):
+        exec(compile(ast.fix_missing_locations(ast.Module([node], [])), node.name, "exec"), space)
+    return [space[node.name] for node in found.first], space["rest"]
+
+
+@pytest.mark.parametrize("prefix, kind", KINDS)
+def test_an_element_in_two_is_the_same_element(prefix, kind):
+    found = cut_of(prefix, kind)
+    if found is None:
+        lines = inspect.getsource(binding._functions()[f"{prefix}_{kind}"])
+        assert not re.search(r"\b(exp\w*|growth_within|sigmoid|softplus)\(", lines)
+        return
+    first, rest = callables(found)
+    frame, shape = FLOATS.element(prefix, kind), FAMILIES[prefix]
+    rng = np.random.default_rng(0)
+    for options in OPTIONS[prefix]:
+        for x in (*rng.standard_normal((50, len(shape.inputs))), *itertools.product(ENDS[:11], repeat=2)):
+            x = (*map(float, np.resize(x, len(shape.inputs))), *options, 0.25)
+            assert rest(*x, *(part(*x) for part in first)) == frame(*x), x
+
+
+def test_which_exponentials_are_computed_ahead():
+    kinds = [("policy", "ppo"), ("pair", "sigmoid"), ("reward", "bradley_terry"), ("kl", "k3")]
+    assert [len(cut_of(*kind).first) for kind in kinds] == [2, 1, 1, 1]
+    assert cut_of("policy", "ppo").bounds == ["log_ratio_clamp"]
+
+
+def test_exponentials_of_different_arguments_are_different_ones():
+    rule = ast.parse("""def kl_other(log_prob, ref_log_prob):
+        x = log_prob - ref_log_prob
+        log_prob_1_ = math.exp(x)
+        within = exp_within(x, x)
+        return math.exp(log_prob - ref_log_prob) + log_prob_1_ + sigmoid(log_prob), within * math.exp(-x)""").body[0]
+    found = cut_of("kl", "other", rule)
+    assert [ast.unparse(part.body[0].value) for part in found.first] == [
+        "math.exp(log_prob - ref_log_prob)",
+        "exp_within(log_prob - ref_log_prob, log_prob - ref_log_prob)",  # no parameter bounds it
+        "exp_of_minus(log_prob)",
+        "math.exp(-(log_prob - ref_log_prob))",
+    ]
+    assert not found.bounds
+    first, rest = callables(found)
+    x = (0.3, 0.7, 1.0)
+    value, slope, _ = rest(*x, *(part(*x) for part in first))
+    ratio = math.exp(-0.4)
+    assert value == pytest.approx(2 * ratio + 1 / (1 + math.exp(-0.3)))
+    assert slope == pytest.approx(1.0)
+
+
 # ---- stamp -----------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Rules that are walked in float32 keep the digits of float32: in every build, against 50 digits."""
 
 import inspect
+import math
 
 import mpmath
 import numpy as np
@@ -73,6 +74,34 @@ def test_what_is_not_one_of_them_is_computed_in_double():
     (value, _) = outputs(cython_cpu.core(), "kl", "k3", [np.full(COUNT, x), np.full(COUNT, y)])
     d = float(y) - float(x)
     assert value[0] == pytest.approx(d * d / 2 + d**3 / 6, rel=2 * EPS)
+
+
+@pytest.mark.parametrize("isa", cython_cpu.ISAS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("most", [0.5, 20.0, 86.9, 87.0, 87.1, 88.7, 707.9, 708.0, 709.7, math.inf])
+def test_log_ratios_up_to_any_bound(isa, dtype, most):
+    """Up to 87 and 708 exp needs no bounds of its own, and is not given any."""
+    usable("cython")
+    if isa not in cython_cpu.isas():
+        pytest.skip(f"{isa} was not built, or does not run here")
+    reach = min(most, 86.0 if dtype == np.float32 else 700.0)
+    ends = [0.0, -0.0, 1e-30, reach, -reach, -math.inf, -most, -reach * 1.01]
+    d = np.concatenate([np.linspace(-1000, reach, 30), ends])
+    d, advantage = d.astype(dtype), np.resize([1.0, -1.0, 0.5], len(d)).astype(dtype)
+    grad, tallies = np.empty_like(d), np.empty((1, 6))
+    core = cython_cpu.load(isa)
+    core.pointwise("policy", "ppo", (d, np.zeros_like(d), advantage), None, (0.2, 0.28, most, 1.0), (grad,), tallies)
+    wide, bound = d.astype(np.longdouble), np.longdouble(dtype(most))
+    bounded = np.clip(wide, -bound, bound)
+    ratio, clipped = np.exp(bounded), np.clip(np.exp(bounded), 0.8, 1.28)
+    value = np.maximum(-ratio * advantage, -clipped * advantage)
+    slope = np.where((np.abs(wide) > bound) | (-ratio * advantage < -clipped * advantage), 0, value)
+    eps = float(np.finfo(dtype).eps)
+    tiny = 2e-38 if dtype == np.float32 else 0  # exp of a float32 may be 0 from there on
+    np.testing.assert_allclose(grad, slope.astype(dtype), rtol=4 * eps * max(1, reach / 44), atol=tiny)
+    want = [value.sum(), (np.expm1(bounded) - bounded).sum(), None, None, ratio.sum(), ratio.max()]
+    for got, exact in zip(tallies[0], want, strict=True):
+        assert exact is None or got == pytest.approx(float(exact), rel=8 * eps * max(1, reach / 44)), (got, exact)
 
 
 @pytest.mark.parametrize("count", [1, 1000, 4096, 100_000])

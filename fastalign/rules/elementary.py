@@ -1,7 +1,7 @@
 """Stable building blocks.  Comparisons are ternaries, not min and max: so every compiler treats NaN alike.
 
-exp_of_minus, log1p_unit, growth_beyond and differ are named for what a backend may know of them: vecmath.h computes
-them shorter.
+exp_of_minus, exp_within, growth_within, log1p_unit and differ are named for what a backend may know of them: vecmath.h
+computes them shorter.
 """
 
 import math
@@ -17,8 +17,13 @@ def log1p_unit(x: float) -> float:
     return math.log1p(x)
 
 
-def growth_beyond(x: float) -> float:
-    """exp(x) − 1 − x: k3 of a log-ratio.  By expm1, since exp(x) − 1 cancels near 0; 0 has no sign."""
+def exp_within(x: float, most: float) -> float:
+    """exp(x), for |x| ≤ most or NaN: what follows a clamp."""
+    return math.exp(x)
+
+
+def growth_within(x: float, most: float) -> float:
+    """exp(x) − 1 − x likewise: k3 of a log-ratio.  By expm1, since exp(x) − 1 cancels near 0; 0 has no sign."""
     return math.expm1(x) - x
 
 

@@ -1,8 +1,6 @@
 """policy_*: policy-gradient losses of one token.  Each returns the value and ∂/∂log_prob."""
 
-import math
-
-from .elementary import clamp, differ, growth_beyond
+from .elementary import clamp, differ, exp_within, growth_within
 
 
 def policy_ppo(
@@ -14,7 +12,7 @@ def policy_ppo(
     bounds themselves it passes.  A = 0 gives 0 also where r is infinite.
     """
     log_ratio = log_prob - old_log_prob
-    ratio = math.exp(clamp(log_ratio, -log_ratio_clamp, log_ratio_clamp))
+    ratio = exp_within(clamp(log_ratio, -log_ratio_clamp, log_ratio_clamp), log_ratio_clamp)
     descent = -advantage
     free = ratio * descent
     clipped = clamp(ratio, 1.0 - clip_low, 1.0 + clip_high) * descent
@@ -36,11 +34,11 @@ def frame_policy(
 ) -> tuple[float, float, float, float, float, float, float]:
     value, slope = rule(log_prob, old_log_prob, advantage, clip_low, clip_high, log_ratio_clamp)  # noqa: F821
     log_ratio = clamp(log_prob - old_log_prob, -log_ratio_clamp, log_ratio_clamp)
-    ratio = math.exp(log_ratio)
+    ratio = exp_within(log_ratio, log_ratio_clamp)
     bounded = clamp(ratio, 1.0 - clip_low, 1.0 + clip_high)
     outside = differ(ratio, bounded)
     binding = 1.0 if ratio * -advantage < bounded * -advantage else 0.0
-    approx_kl = growth_beyond(log_ratio)  # k3 of KL(old ‖ new) with samples of old: (r − 1) − log r
+    approx_kl = growth_within(log_ratio, log_ratio_clamp)  # k3 of KL(old ‖ new), samples of old: (r − 1) − log r
     return (
         weight * slope,
         value,
