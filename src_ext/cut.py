@@ -17,11 +17,11 @@ Functions = dict[str, ast.FunctionDef]
 class Cut:
     first: list[ast.FunctionDef]  # one exponential each, of the frame's arguments
     rest: ast.FunctionDef  # of the frame's arguments and the exponentials, in this order
-    bounds: list[str]  # the parameters that must be small enough for the first
+    bounded: bool  # whether the family's bound must be small enough for the first
 
 
-def cut(frame: ast.FunctionDef, rule: ast.FunctionDef, functions: Functions) -> Cut | None:
-    """None if there is no exponential."""
+def cut(frame: ast.FunctionDef, rule: ast.FunctionDef, functions: Functions, bound: str) -> Cut | None:
+    """``bound``: the family's.  None if there is no exponential."""
     flat = Flat({**functions, "rule": rule})
     results = flat.write_out(frame)
     found = Exponentials(flat.lines)
@@ -31,14 +31,13 @@ def cut(frame: ast.FunctionDef, rule: ast.FunctionDef, functions: Functions) -> 
         return None
     names = [f"cut{k}" for k in range(len(found.calls))]
     parameters = [argument.arg for argument in frame.args.args]
-    bounds: set[str] = set()
-    first = []
-    for name, call in zip(names, found.calls.values(), strict=True):
-        if called(call) in NEAR and ast.unparse(call.args[1]) in parameters:
-            bounds.add(call.args[1].id)
-            call = ast.Call(ast.Name(NEAR[called(call)]), call.args[:1], [])
-        first.append(function(name, parameters, {}, [call]))
-    return Cut(first, function("rest", [*parameters, *names], needed(lines, results), results), sorted(bounds))
+    near = [called(call) in NEAR and ast.unparse(call.args[1]) == bound for call in found.calls.values()]
+    calls = [
+        ast.Call(ast.Name(NEAR[called(call)]), call.args[:1], []) if is_near else call
+        for call, is_near in zip(found.calls.values(), near, strict=True)
+    ]
+    first = [function(name, parameters, {}, [call]) for name, call in zip(names, calls, strict=True)]
+    return Cut(first, function("rest", [*parameters, *names], needed(lines, results), results), any(near))
 
 
 def called(call: ast.Call) -> str:

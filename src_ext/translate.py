@@ -201,7 +201,7 @@ class Step:
 
     def __init__(self, name: str, shape, frame: ast.FunctionDef, rule: ast.FunctionDef, plain: dict) -> None:
         self.name, self.shape, self.frame, self.rule = name, shape, frame, rule
-        self.cut = cut.cut(frame, rule, plain)
+        self.cut = cut.cut(frame, rule, plain, shape.bound)
         outputs, tallies = range(len(shape.outputs)), range(shape.tallies)
         inputs = range(len(shape.inputs))
         self.words = {
@@ -258,7 +258,8 @@ class Step:
         """The loop that is taken where an instruction set gains by it, and arguments are bounded enough."""
         shape, buffers = self.shape, range(len(self.cut.first))
         when = [f"FA_AHEAD({len(shape.inputs) + len(shape.outputs)}, REAL)"]
-        when += [f"MATH(near)((REAL)p[{shape.params.index(name)}])" for name in self.cut.bounds]
+        if self.cut.bounded:
+            when.append(f"MATH(near)((REAL)p[{shape.params.index(shape.bound)}])")
         self.words["choice"] = (
             f"if ({' && '.join(when)})\n"
             f"        NAME(ahead_{self.name})({self.words['arrays']}, n, p, lanes);\n"

@@ -139,6 +139,7 @@ def test_a_frame_takes_and_returns_what_its_family_says(prefix):
     assert tuple(arg.arg for arg in node.args.args) == shape.inputs + shape.params
     assert len(node.returns.slice.elts) == len(shape.outputs) + shape.tallies
     assert shape.params[-1] == "weight"
+    assert shape.bound in ("", *shape.params)
 
 
 @pytest.mark.parametrize("prefix", [*FAMILIES, "scan"])
@@ -170,7 +171,7 @@ def test_a_family_fits_into_the_tiles_of_the_extension():
 def cut_of(prefix, kind, rule=None):
     nodes = {node.name: node for _, node in parsed() if isinstance(node, ast.FunctionDef)}
     plain = {name: node for name, node in nodes.items() if not name.startswith("frame_")}
-    return translate.cut.cut(nodes[f"frame_{prefix}"], rule or plain[f"{prefix}_{kind}"], plain)
+    return translate.cut.cut(nodes[f"frame_{prefix}"], rule or plain[f"{prefix}_{kind}"], plain, FAMILIES[prefix].bound)
 
 
 def callables(found):
@@ -199,7 +200,16 @@ def test_an_element_in_two_is_the_same_element(prefix, kind):
 def test_which_exponentials_are_computed_ahead():
     kinds = [("policy", "ppo"), ("pair", "sigmoid"), ("reward", "bradley_terry"), ("kl", "k3")]
     assert [len(cut_of(*kind).first) for kind in kinds] == [2, 1, 1, 1]
-    assert cut_of("policy", "ppo").bounds == ["log_ratio_clamp"]
+    assert [cut_of(*kind).bounded for kind in kinds] == [True, False, False, False]
+
+
+@pytest.mark.parametrize("prefix, kind", KINDS)
+def test_what_is_within_is_so_by_the_bound_of_its_family(prefix, kind):
+    """The second argument of exp_within and growth_within; backends look at no other."""
+    nodes = [node for _, node in parsed() if getattr(node, "name", "") in (f"frame_{prefix}", f"{prefix}_{kind}")]
+    for part in (part for node in nodes for part in ast.walk(node) if isinstance(part, ast.Call)):
+        if ast.unparse(part.func) in translate.cut.NEAR:
+            assert ast.unparse(part.args[1]) == FAMILIES[prefix].bound
 
 
 def test_exponentials_of_different_arguments_are_different_ones():
@@ -211,11 +221,11 @@ def test_exponentials_of_different_arguments_are_different_ones():
     found = cut_of("kl", "other", rule)
     assert [ast.unparse(part.body[0].value) for part in found.first] == [
         "math.exp(log_prob - ref_log_prob)",
-        "exp_within(log_prob - ref_log_prob, log_prob - ref_log_prob)",  # no parameter bounds it
+        "exp_within(log_prob - ref_log_prob, log_prob - ref_log_prob)",  # not bounded by the family's bound
         "exp_of_minus(log_prob)",
         "math.exp(-(log_prob - ref_log_prob))",
     ]
-    assert not found.bounds
+    assert not found.bounded
     first, rest = callables(found)
     x = (0.3, 0.7, 1.0)
     value, slope, _ = rest(*x, *(part(*x) for part in first))

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from importlib import import_module
 
 import mpmath
 import numpy as np
@@ -37,6 +38,17 @@ def outputs(core, prefix, kind, columns):
     return out
 
 
+def walker(isa):
+    """A build of the extension, or Numba."""
+    if isa == "numba":
+        usable("numba")
+        return import_module("fastalign.backends.numba_cpu")
+    usable("cython")
+    if isa not in cython_cpu.isas():
+        pytest.skip(f"{isa} was not built, or does not run here")
+    return cython_cpu.load(isa)
+
+
 def test_all_of_them_exist():
     assert {f"{prefix}_{kind}" for prefix in FAMILIES for kind in family(prefix)} >= SINGLE
 
@@ -44,12 +56,10 @@ def test_all_of_them_exist():
 @pytest.mark.parametrize("isa", cython_cpu.ISAS)
 @pytest.mark.parametrize("name", sorted(SINGLE))
 def test_within_four_eps_for_inputs_within_a_rounding(isa, name):
-    usable("cython")
-    if isa not in cython_cpu.isas():
-        pytest.skip(f"{isa} was not built, or does not run here")
+    core = walker(isa)
     prefix, kind = name.split("_", 1)
     columns = arguments(prefix, kind)
-    got = outputs(cython_cpu.load(isa), prefix, kind, columns)
+    got = outputs(core, prefix, kind, columns)
     element = EXACT.element(prefix, kind)
     assert len(inspect.signature(element).parameters) == len(columns) + len(OPTIONS[prefix]) + 1
     with mpmath.workdps(50):
@@ -76,20 +86,17 @@ def test_what_is_not_one_of_them_is_computed_in_double():
     assert value[0] == pytest.approx(d * d / 2 + d**3 / 6, rel=2 * EPS)
 
 
-@pytest.mark.parametrize("isa", cython_cpu.ISAS)
+@pytest.mark.parametrize("isa", [*cython_cpu.ISAS, "numba"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("most", [0.5, 20.0, 86.9, 87.0, 87.1, 88.7, 707.9, 708.0, 709.7, math.inf])
 def test_log_ratios_up_to_any_bound(isa, dtype, most):
     """Up to 87 and 708 exp needs no bounds of its own, and is not given any."""
-    usable("cython")
-    if isa not in cython_cpu.isas():
-        pytest.skip(f"{isa} was not built, or does not run here")
+    core = walker(isa)
     reach = min(most, 86.0 if dtype == np.float32 else 700.0)
     ends = [0.0, -0.0, 1e-30, reach, -reach, -math.inf, -most, -reach * 1.01]
     d = np.concatenate([np.linspace(-1000, reach, 30), ends])
     d, advantage = d.astype(dtype), np.resize([1.0, -1.0, 0.5], len(d)).astype(dtype)
     grad, tallies = np.empty_like(d), np.empty((1, 6))
-    core = cython_cpu.load(isa)
     core.pointwise("policy", "ppo", (d, np.zeros_like(d), advantage), None, (0.2, 0.28, most, 1.0), (grad,), tallies)
     wide, bound = d.astype(np.longdouble), np.longdouble(dtype(most))
     bounded = np.clip(wide, -bound, bound)

@@ -21,6 +21,7 @@ class Family(NamedTuple):
     outputs: tuple[str, ...]
     sums: tuple[str, ...]
     peaks: tuple[str, ...] = ()
+    bound: str = ""  # the parameter, if any, that bounds what exp_within is asked for
 
     @property
     def tallies(self) -> int:
@@ -47,6 +48,7 @@ FAMILIES = {
         outputs=("grad",),
         sums=("loss", "approx_kl", "clipped", "outside", "ratio"),
         peaks=("ratio_max",),
+        bound="log_ratio_clamp",
     ),
     "kl": Family(
         inputs=("log_prob", "ref_log_prob"),

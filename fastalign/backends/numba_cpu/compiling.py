@@ -91,11 +91,11 @@ def inlined(function: Any, flags: set[str] = CONTRACT) -> Any:
 
 
 @cache
-def rules(dtype: str = "float64") -> Binding:
-    """The rules computing in ``dtype``.
+def rules(dtype: str = "float64", near: bool = False) -> Binding:
+    """The rules computing in ``dtype``; ``near``: where exp_within is asked for no more than vecmath's holds for.
 
     Their mark is a checksum of this folder: Numba's cache on disk looks at the file of a loop, not at what it calls.
     """
     sources = sorted(Path(__file__).parent.glob("*.py"))
     mark = zlib.crc32(b"".join(path.read_bytes() for path in sources))
-    return Binding(inlined, np.dtype(dtype).type, f"_{mark:08x}", **vecmath(dtype, inlined))
+    return Binding(inlined, np.dtype(dtype).type, f"_{mark:08x}{'n' * near}", **vecmath(dtype, inlined, near))

@@ -31,6 +31,8 @@ F64 = SimpleNamespace(
     one_bit=np.uint64(1),
     twice_bias=np.uint64(2046 << 52),
     sign=np.uint64(1 << 63),
+    near=708.0,  # where 2^n is a normal number
+    magic_near=1.5 * 2.0**52 + 1023.0,
     lowest=-746.0,
     highest=1.5 * 2.0**52 + 2.0 * 1023.0 + 1025.0,  # of n with the magic number, as in float32
     least=2.0**-1022,
@@ -72,6 +74,8 @@ F32 = SimpleNamespace(
     bias=127.0,
     shift=np.uint32(23),
     one_bit=np.uint32(1),
+    near=87.0,
+    magic_near=1.5 * 2.0**23 + 127.0,
     lowest=-87.4,  # where 2^(n-1) is 0
     lowest_power=-87.7,  # where 2^n is
     highest=1.5 * 2.0**23 + 126.0 + 128.0,  # of n with the magic number: LLVM makes three instructions of two in a row
@@ -247,10 +251,36 @@ def log1p_unit(x):
     return x - s * (x - unit_series(z) * z)
 
 
-def vecmath(dtype: str, compile: Callable[[Any], Any]) -> dict[str, Any]:
+# ---- for arguments up to near: without bounds, and with 2^n in one factor --------------------------------------------
+
+
+def reduced_near(x):
+    z = x * log2e + magic_near
+    n = z - magic_near
+    r = (x - n * ln2_hi) - n * ln2_lo
+    q = r * r
+    return exp_series(r, q) * q + r, integer(integer(real(z).view(integer)) << shift).view(real)
+
+
+def exp_within(x, most):
+    core, power = reduced_near(x)
+    return core * power + power
+
+
+def growth_within(x, most):
+    core, power = reduced_near(x)
+    return (core * power + (power - one)) - x
+
+
+def within(dtype: str) -> float:
+    """Up to where exp_within and growth_within hold; beyond it rules have those of elementary.py."""
+    return (F64 if dtype == "float64" else F32).near
+
+
+def vecmath(dtype: str, compile: Callable[[Any], Any], near: bool = False) -> dict[str, Any]:
     """What rules computing in ``dtype`` mean by ``math``, and the rules of elementary.py that are shorter here.
 
-    A module, because that is what Numba looks attributes up in.
+    A module, because that is what Numba looks attributes up in.  ``near``: of arguments that are (``within``).
     """
     of = F64 if dtype == "float64" else F32
     free: dict[str, Any] = {
@@ -264,11 +294,13 @@ def vecmath(dtype: str, compile: Callable[[Any], Any]) -> dict[str, Any]:
     module = ModuleType(f"math_{dtype}", "Python's math, with functions that vectorise.")
     vars(module).update({name: value for name, value in vars(math).items() if not name.startswith("__")})
     vars(module).update({name: free[name] for name in ("exp", "expm1", "log", "log1p")})
-    return {"math": module, **{name: free[name] for name in ("exp_of_minus", "log1p_unit")}}
+    shorter = ("exp_of_minus", "log1p_unit", *(("exp_within", "growth_within") if near else ()))
+    return {"math": module, **{name: free[name] for name in shorter}}
 
 
 OWN = (
     exp_series_float64, exp_series_float32, log_series_float64, log_series_float32, unit_series_float64,
     unit_series_float32, reduced_float64, reduced_float32, exp_float64, exp_float32, expm1_float64,
     expm1_float32, exp_of_minus_float64, exp_of_minus_float32, log_plus, log_ends, log, log1p, log1p_unit,
+    reduced_near, exp_within, growth_within,
 )  # fmt: skip
