@@ -116,7 +116,7 @@ def _run(
             *both[:2],
             None if streams.offsets is None else engine.place(streams.offsets),
         )
-    return tuple(filled)
+    return tuple(filled) if out is None else out
 
 
 def _outputs(

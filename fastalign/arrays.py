@@ -255,7 +255,10 @@ def offsets(x: Any, n: int | None = None, name: str = "cu_seqlens") -> np.ndarra
 def output(
     name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: Iterable[Any], allowed: Any = None
 ) -> Any:
-    """``out`` checked: shape, dtype, contiguous, writable, and no part of an input but ``allowed`` itself."""
+    """``out`` checked: shape, dtype, contiguous, writable, and no part of an input but ``allowed`` itself.
+
+    As a plain array, of a subclass a view: a matrix has two axes whatever it is told.
+    """
     if is_device(out):
         out = take(name, out)
     elif not isinstance(out, np.ndarray):
@@ -276,7 +279,7 @@ def output(
             same = x is allowed and array.ctypes.data == out.ctypes.data and array.strides == out.strides
             if not same:
                 raise ValueError(f"{name} shares memory with an input")
-    return out
+    return out if type(out) is np.ndarray else out.view(np.ndarray)
 
 
 def number(name: str, x: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> float:

@@ -94,7 +94,7 @@ class Rule:
         kept = None if kept is None else kept.reshape(flat)
         params = (*self.options, weight)
         tallies = engine.pointwise(self.family, self.kind, some, kept, params, tuple(every))
-        return self.returned(tallies, n, outputs)
+        return self.returned(tallies, n, outputs if out is None else (out,) if self.wanted == 1 else out)
 
     def returned(self, tallies: list[float], n: int, outputs: tuple[Array, ...]) -> Any:
         """As Call.returned in src_ext/call.pxi."""

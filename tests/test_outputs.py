@@ -11,9 +11,12 @@ from fastalign import (
     kl_estimate,
     kl_penalty_reward,
     policy_loss,
+    policy_loss_from_logits,
     ppo_loss,
     preference_loss,
     reward_model_loss,
+    selective_log_softmax,
+    token_log_probs_grad,
 )
 
 RNG = np.random.default_rng(4)
@@ -64,6 +67,41 @@ def test_out_receives_what_is_returned(backend, case, shape, dtype):
     assert all(x is y for x, y in zip(got, arrays, strict=True))
     np.testing.assert_array_equal(got, want)
     np.testing.assert_array_equal(told, numbers)
+
+
+def test_out_may_be_of_a_subclass(backend, case, tmp_path):
+    """A matrix keeps two axes whatever it is told; kernels take it for one axis and wrote past its end."""
+    call, reads, writes = case
+    some = inputs(reads, (20, 3), np.float32)
+    want, numbers = flat(call(*some, backend=backend))
+    matrices = [np.full((20, 3), 7.0, np.float32).view(np.matrix) for _ in range(writes)]
+    mapped = [np.memmap(tmp_path / str(k), np.float32, "w+", shape=(20, 3)) for k in range(writes)]
+    for arrays in (matrices, mapped):
+        got, told = flat(call(*some, out=tuple(arrays) if writes > 1 else arrays[0], backend=backend))
+        assert all(x is y for x, y in zip(got, arrays, strict=True))
+        np.testing.assert_array_equal(got, want)
+        np.testing.assert_array_equal(told, numbers)
+
+
+def test_so_it_may_of_rows_and_recurrences(backend):
+    def matrix(*shape):
+        return np.full(shape, 7.0, np.float32).view(np.matrix)
+
+    logits, tokens = RNG.standard_normal((20, 3, 5)).astype(np.float32), RNG.integers(0, 5, (20, 3))
+    want = selective_log_softmax(logits, tokens, backend=backend)
+    out = matrix(20, 3)
+    assert selective_log_softmax(logits, tokens, out=out, backend=backend) is out
+    np.testing.assert_array_equal(out, want)
+    rewards, ends = want, tokens == 0
+    pair = matrix(20, 3), matrix(20, 3)
+    got = gae(rewards, rewards, ends, out=pair, backend=backend)
+    assert got[0] is pair[0] and got[1] is pair[1]
+    np.testing.assert_array_equal(pair, gae(rewards, rewards, ends, backend=backend))
+    logits, tokens, one, out = logits[:, 0], tokens[:, 0], want[:, 0], matrix(20, 5)
+    assert token_log_probs_grad(logits, tokens, one, out=out, backend=backend) is out
+    np.testing.assert_array_equal(out, token_log_probs_grad(logits, tokens, one, backend=backend))
+    assert policy_loss_from_logits(logits, tokens, one, one, out=out, backend=backend).grad_logits is out
+    np.testing.assert_array_equal(out, policy_loss_from_logits(logits, tokens, one, one, backend=backend).grad_logits)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
