@@ -288,6 +288,8 @@ def number(name: str, x: Any, low: float = -math.inf, high: float = math.inf, *,
         value = float(x)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} is {x!r}; expected a number") from error
+    except OverflowError as error:
+        raise ValueError(f"{name} is an integer beyond all floats; expected a finite number") from error
     inside = low < value <= high if above else low <= value <= high
     if not (inside and math.isfinite(value)):
         bound = (

@@ -70,7 +70,7 @@ def check_environment() -> None:
 
 
 def _known(backend: str | None, source: str) -> None:
-    if backend is not None and backend not in MODULES:
+    if backend is not None and not (isinstance(backend, str) and backend in MODULES):
         raise ValueError(f"{source} is {backend!r}; expected one of {', '.join(map(repr, MODULES))}")
 
 
@@ -138,6 +138,8 @@ def extension(backend: str | None, or_numba: bool = False) -> Any:
     global _extension
     if backend is None and _extension is not None:
         return _extension or None
+    if backend is not None and not isinstance(backend, str):
+        return None
     name = threads.environment("FASTALIGN_BACKEND") if backend is None else backend
     if or_numba and name == "numba":
         return choose(name).module.whole

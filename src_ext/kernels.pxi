@@ -365,9 +365,8 @@ def scan_ready(str kind, rewards, values, next_values, final_values, last_values
     time_major = like.ndim == 2 and layout == "TN"
     if not time_major and layout not in ("TN", "NT"):
         return None
-    if type(gamma) not in (float, int) or type(lam) not in (float, int):
+    if not (number_of(gamma, &work.gamma) and number_of(lam, &work.lam)):
         return None
-    work.gamma, work.lam = gamma, lam
     if not (0.0 <= work.gamma <= 1.0 and 0.0 <= work.lam <= 1.0):
         return None
     if terminated is None or (last_values is not None and next_values is not None):

@@ -53,6 +53,17 @@ cdef bint flags_of(array, const plain_array *like, plain_array *found) noexcept:
     return found.type == cnp.NPY_BOOL or not fa_odd_flags(<const unsigned char *> found.at, found.size)
 
 
+cdef bint number_of(x, double *found) noexcept:
+    """Whether this is a Python float, or an int that is one."""
+    if type(x) not in (float, int):
+        return False
+    try:
+        found[0] = x
+    except OverflowError:
+        return False
+    return True
+
+
 cdef bint asked_elsewhere() noexcept:
     """Whether the environment names another backend: then Python chooses.  os.environ writes through to C's."""
     cdef const char *asked = getenv("FASTALIGN_BACKEND")

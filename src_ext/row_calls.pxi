@@ -155,12 +155,11 @@ cdef bint look_at_rows(logits, tokens, temperature, mask, plain_rows *found, row
     x, y = &found.logits, &found.tokens
     if x.size == 0 or y.type != cnp.NPY_INT64 or x.ndim != y.ndim + 1:
         return False
-    if memcmp(x.shape, y.shape, y.ndim * sizeof(cnp.npy_intp)) or type(temperature) not in (float, int):
+    if memcmp(x.shape, y.shape, y.ndim * sizeof(cnp.npy_intp)) or not number_of(temperature, &t):
         return False
     found.kind = 0 if x.type == cnp.NPY_FLOAT else 1 if x.type == cnp.NPY_DOUBLE else 2 if x.type == cnp.NPY_FLOAT16 else \
         3 if x.type == cnp.NPY_UINT16 else -1
     found.real = cnp.NPY_DOUBLE if found.kind == 1 else cnp.NPY_FLOAT
-    t = temperature
     if found.kind < 0 or not 1e-30 < t < 1e30:  # what is nearer to the bounds, others know
         return False
     work.logits, work.tokens, work.scale = x.at, <const long long *> y.at, 1.0 / t
