@@ -118,7 +118,7 @@ def flags(name: str, x: Any, shape: tuple[int, ...], meaning: str = "1 = counts"
     if x is None:
         return None
     x = take(name, x)
-    if x.dtype.kind not in "biu":
+    if x.dtype.kind not in "biu" and x.size:
         raise TypeError(f"{name} has dtype {x.dtype}; expected bool or integers ({meaning})")
     if x.shape != shape:
         raise ValueError(f"{name} has shape {x.shape}; expected {shape}")

@@ -296,3 +296,9 @@ def test_a_truncation_that_is_masked_or_terminated_needs_no_value(backend):
     fa.gae(one, one, [0, 0, 1], [0, 0, 1], backend=backend)
     with pytest.raises(ValueError, match=r"truncated\[1\] is True"):
         fa.gae(one, one, [0, 0, 1], [0, 1, 1], backend=backend)
+
+
+def test_an_empty_list_is_an_array_of_any_dtype(backend):
+    assert [x.shape for x in fa.gae([], [], [], truncated=[], mask=[], backend=backend)] == [(0,), (0,)]
+    assert fa.token_log_probs(np.zeros((0, 3)), [], mask=[], backend=backend).logp.shape == (0,)
+    assert fa.policy_loss([], [], [], mask=[], backend=backend).loss == 0.0
