@@ -1,5 +1,6 @@
 """Small calls of recurrences and rows that the numba backend takes whole: the bits of the long way, and its errors."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from conftest import same, usable
@@ -136,4 +137,6 @@ def test_what_is_wrong_is_explained(taken):
             wrong()
     with pytest.raises(TypeError, match="grad_logp is None"):
         token_log_probs_grad(x, tokens, None, backend="numba")
+    with pytest.raises(TypeError, match="logits has dtype int1"):  # whose character is float16's
+        token_log_probs(np.zeros((6, 4), ml_dtypes.int1), tokens, backend="numba")
     assert not any(taken) and (x == 1.0).all() and (other == 7.0).all() and (fixed == 7.0).all()

@@ -18,7 +18,11 @@ from .recurrence import chain, scan_kernel, sweep
 from .row import row_kernels
 
 Array = np.ndarray
-KINDS = {"f": ("f32", "f"), "d": ("f64", "d"), "e": ("f16", "f"), "H": ("bf16", "f")}
+# By number: characters are also those of ml_dtypes, whose int1 is an "e" too.
+KINDS = {
+    np.dtype(char).num: kind
+    for char, kind in (("f", ("f32", "f")), ("d", ("f64", "d")), ("e", ("f16", "f")), ("H", ("bf16", "f")))
+}
 NOTHING: dict[str, Array] = {"f": np.empty(0, np.float32), "d": np.empty(0)}
 ABSENT: dict[str, Array] = {"f": np.empty((0, 0), np.float32), "d": np.empty((0, 0))}
 DTYPES: dict[str, np.dtype] = {"f": np.dtype(np.float32), "d": np.dtype(np.float64)}
@@ -86,7 +90,7 @@ def _known() -> Callable[[Array, int], bool]:
 def _rows(logits: Array, tokens: Any, temperature: Any, mask: Any, limit: int) -> Any:
     """Kind, character of the results' dtype, logits as rows, tokens, mask and scale; or None."""
     dtype, shape = logits.dtype, logits.shape
-    kind, real = KINDS.get(dtype.char, ("", ""))
+    kind, real = KINDS.get(dtype.num, ("", ""))
     if not kind or not shape or not 0 < logits.size < limit or not plain(logits, dtype, shape):
         return None
     if type(temperature) is not float or not 1e-30 < temperature < 1e30:
