@@ -96,7 +96,8 @@ def _run(
     kept = arrays.flags("mask", mask, shape)
     _check_bootstrap(engine, ends, cuts, kept, named.get("final_values"), named.get("next_values"), last_values)
     last = _last_values(engine, last_values, streams, rewards.dtype)
-    inputs = [x for x in (*named.values(), terminated, truncated, mask, last_values) if x is not None]
+    given = *named.values(), terminated, truncated, mask, last_values, cu_seqlens
+    inputs = [x for x in given if x is not None]
     filled = _outputs(engine, outputs, out, shape, rewards.dtype, inputs, named["rewards"])
     if rewards.size:
         both = [streams.flat(x) for x in filled] + [None]

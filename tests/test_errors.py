@@ -282,6 +282,19 @@ def test_a_buffer_that_shares_memory_is_seen():
         fa.gae(np.arange(6.0), memoryview(buffer[1:7]), np.zeros(6, int), out=(buffer[:6], np.empty(6)))
 
 
+def test_offsets_are_not_written_while_they_are_read(backend):
+    """A kernel that finds its own results among them walks to wherever these say."""
+    memory = np.zeros(4064)
+    offsets = memory[32:65].view(np.int64)
+    offsets[:] = np.linspace(0, 4000, 33)
+    x = np.ones(4000)
+    with pytest.raises(ValueError, match=r"out\[0\] shares memory with an input"):
+        fa.gae(x, x, x < 0, cu_seqlens=offsets, out=(memory[:4000], x.copy()), backend=backend)
+    with pytest.raises(ValueError, match="out shares memory with an input"):
+        fa.discounted_returns(x, x < 0, cu_seqlens=offsets, out=memory[:4000], backend=backend)
+    assert offsets[-1] == 4000
+
+
 def test_names_may_be_of_a_subclass_of_str(backend):
     kind = enum.StrEnum("Kind", {"NT": "NT", "k3": "k3", "mean": "mean", "sigmoid": "sigmoid"})
     fa.gae(X, X, X > 0, layout=kind.NT, backend=backend)
