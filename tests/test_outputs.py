@@ -117,6 +117,16 @@ def test_a_call_taken_whole_has_the_bits_of_one_that_is_not(monkeypatch, case, d
     np.testing.assert_array_equal(told, numbers)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("call, reads", [(kl_divergence, 2), (reward_model_loss, 2), (policy_loss, 3)])
+def test_many_blocks_are_added_in_one_order(call, reads, dtype):
+    """Also those of a rule with a single tally, whatever way the call takes."""
+    some = inputs(reads, (300_000,), dtype)
+    want = call(*some)
+    got = call(*(np.repeat(x, 2)[::2] for x in some))
+    assert got == want if isinstance(want, float) else got[0] == want[0]
+
+
 MASKED = [(policy_loss, 3), (ppo_loss, 3), (kl_estimate, 2), (kl_penalty_reward, 2)]
 
 
