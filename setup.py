@@ -34,7 +34,7 @@ LINK = ["-fno-fast-math", "-pthread"]
 
 ISAS = {
     "baseline": [],
-    # Against the generic model of a processor: PPO in double 10 % faster, DPO 3, entropy of doubles 17; the rest within 3.
+    # Against the generic processor model: PPO in double 10 % faster, DPO 3, entropy of doubles 17; the rest within 3.
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-mtune=skylake"],
     "avx512": [
         "-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl",
