@@ -24,8 +24,11 @@
  *    of floats and doubles 4 % slower, and with AVX2 both. What splits off n beforehand, too: floats
  *    summed by two factors 1.4 instead of 1.55, in one piece nothing, float16 2.1, AVX2's entropy 5.2.
  *    AVX2 counts on no element 127 octaves below the peak (FA_UNBOUNDED) once the first ones are not: no bound, which
- *    entropy needs twice: 2.3, 2.5, 2.4, 2.4, 7.7 (of doubles it takes 10.5 instead of 10.1). With AVX-512, where only
- *    entropy has a bound, nothing gained.
+ *    entropy needs twice: 2.3, 2.5, 2.4, 2.4, 7.7. That leaves registers for two sums of floats by turns: 2.1, 2.6, 2.3,
+ *    2.3 (of doubles 3 % slower). Halves in tiles of twice the size 2 % faster, but an entropy of float16 far from 0, many
+ *    of them equal, is off by 8.4e-6 then, else by 1.2e-6. float16's distances after the powers 2 % faster, but what a
+ *    row's end is filled up with must be bounded before; put in order, as bfloat16 is, 1 % slower. With AVX-512, where
+ *    only entropy has a bound, nothing gained without.
  * i) Tried, as above, when it took 2.0, 2.3, 2.4, 2.1, 7.5 with AVX-512 and 3.3, 4.4, 3.3, 3.4, 12.3 with AVX2: powers
  *    by one polynomial of degree 5 or 11, as those were. Now, AVX-512: the bounds are the two pipes of additions, 6
  *    cycles of 6.2 (reduce and scalef take two each), and the other two, 5. 16 roots and degree 3 1.86 for 1.7, float16
@@ -36,8 +39,8 @@
  *    and told what is infinite 2.28, for 2.02; converted from registers 2.16; prefetched 2.04.
  *    AVX2: with the upper bound of t as a float 3.3, as an integer 2.9. gcc's scheduling before the registers are given
  *    out (-fschedule-insns) 4.1, with -fsched-pressure 3 % faster without entropy, 5.1 for 2.9 with it.
- *    Two sums by turns: nothing gained, and one too many for AVX2's registers, where entropy took 4.4, and 7.4 with
- *    moments, while all that is wanted was one function. A call within the loop: sums in memory on AVX2.
+ *    Two sums by turns: with bounds one too many for AVX2's registers, where entropy took 4.4, and 7.4 with moments,
+ *    while all that is wanted was one function. A call within the loop: sums in memory on AVX2.
  *    Software prefetch 1, 2 or 4 KiB ahead: 2.7 to 2.9 instead of 2.5, AVX2 3.5 instead of 3.2.
  *    A tile's sums by way of memory, as loops over lanes: 3 % slower. Tiles of half the size 3 to 5 % slower, of twice
  *    nothing, but a policy loss in place 6.0 for 3.8. The first peak from a whole tile, one by one: 0.5 ms.
@@ -132,6 +135,7 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 #include "rows_body.h"
 
 #define KIND f16
+#define CONVERTED /* by instructions that take more than a shift or two */
 #define STORED uint16_t
 #define REAL float
 #define LOWEST 0xfc00u

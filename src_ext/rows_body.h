@@ -7,10 +7,11 @@
 #define DISTANCES_LATE 1
 #else
 #define VECTORS 2
-#define TOTALS 1
+#define TOTALS (FA_UNBOUNDED && sizeof(REAL) == sizeof(float) ? 2 : 1)
 #define DISTANCES_LATE 0
 #endif
-#if FA_VECTOR > 16 && !defined(KEEPS) && defined(__GNUC__) && !defined(__clang__)
+#if (FA_VECTOR == 64 || (FA_VECTOR == 32 && !defined(CONVERTED))) && !defined(KEEPS) && defined(__GNUC__) && \
+    !defined(__clang__)
 #define SCHEDULED
 #endif
 
@@ -25,7 +26,7 @@
 #else
 #define TILE_BYTES (2 * FA_ROW_TILE)
 #endif
-#define TILE TILE_LEAST(TILE_BYTES / (ptrdiff_t)sizeof(STORED), FA_ROW_ADDED * TOTALS * WIDTH)
+#define TILE TILE_LEAST(TILE_BYTES / (ptrdiff_t)sizeof(STORED), FA_ROW_ADDED * (VECTORS / 2) * WIDTH)
 
 #if defined(KEEPS) && defined(FA_NEAR)
 #define IN_ONE_PIECE /* the powers: a half needs no such care, which costs 10 % there */
@@ -532,6 +533,7 @@ static FA_UNUSED void NAME(fa_row_scale)(const STORED *x, ptrdiff_t n, double sc
 #undef LEVEL_HOLDS
 #undef KEEPS
 #undef IN_ONE_PIECE
+#undef CONVERTED
 #undef LEAST_EXP
 #undef KIND
 #undef VECTORS

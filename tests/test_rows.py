@@ -97,7 +97,8 @@ def test_far_below_in_any_tile(walker, dtype, place):
     logits[6, place:] += 800.0
     logits[7, place::7] = -INF
     logits[8, place], logits[8, place - 1] = 500.0, -INF
-    agree(walker, logits, dtype, EPS[dtype])
+    # Halves are few far from 0: sums of equal numbers drift in one direction.
+    agree(walker, logits, dtype, EPS[dtype] * (2 if dtype in HALVES else 1))
 
 
 @pytest.mark.parametrize("dtype, offset", [(d, o) for d in DTYPES for o in (0.0, 100.0, -3e4)] + [
