@@ -56,7 +56,7 @@ cdef class Call:
             if not flags_of(mask, &first, &kept):
                 return None
             work.mask = <const unsigned char *> kept.at
-            n = fa_kept(work.mask, n)
+            n = kept_of(work.mask, n)
             if n == 0:
                 return None
         held = self.takes(given, &first, &work)
@@ -97,7 +97,7 @@ cdef class Call:
             return None
         few = min(FA_BLOCK, max(1, cached // (rows.logits.bytes_ // work.rows)))
         threads = 1 if rows.logits.size < limit else helpers(work.rows, few, rows.logits.size)
-        n = fa_kept(work.mask, work.rows) if work.mask else work.rows
+        n = kept_of(work.mask, work.rows) if work.mask else work.rows
         if threads == 0 or n == 0:
             return None
         made = new_array(&rows.logits) if out is None else out

@@ -53,6 +53,14 @@ cdef bint flags_of(array, const plain_array *like, plain_array *found) noexcept:
     return found.type == cnp.NPY_BOOL or not fa_odd_flags(<const unsigned char *> found.at, found.size)
 
 
+cdef Py_ssize_t kept_of(const unsigned char *mask, Py_ssize_t n) noexcept:
+    """How many of n elements count; fa_kept has the lanes of an int for it, of which 2^31 is the end."""
+    cdef Py_ssize_t kept = 0, at
+    for at in range(0, n, 1 << 30):
+        kept += fa_kept(mask + at, min(n - at, 1 << 30))
+    return kept
+
+
 cdef bint number_of(x, double *found) noexcept:
     """Whether this is a Python float, or an int that is one."""
     if type(x) not in (float, int):

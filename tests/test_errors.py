@@ -1,11 +1,14 @@
 """Bad input: the argument, what was given, what was expected, the first place; and nothing is written."""
 
 import enum
+import os
 
 import numpy as np
 import pytest
+from conftest import usable
 
 import fastalign as fa
+from fastalign.backends import cython_cpu
 
 X = np.zeros((2, 3))
 T = np.zeros(2, np.int64)
@@ -270,6 +273,17 @@ def test_more_than_two_to_the_31_elements():
     assert not got.lse[: rows.start].any()
     np.testing.assert_allclose(got.lse[rows.start : -1], np.log(31_000), rtol=1e-6)
     assert got.logp[-1] == pytest.approx(3.0 - np.log(30_999 + np.exp(3.0)), rel=1e-6)
+
+
+@pytest.mark.skipif(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 6 << 30, reason="needs 6 GB of memory")
+def test_more_than_two_to_the_31_elements_that_count():
+    """Their number had the sign of an int, and so had the loss; without outputs, in a byte per element."""
+    x = np.zeros(2**31 + 4096, np.float32)  # 8.6 GB of which nobody writes more than the last
+    x[-1] = 1.0
+    usable("cython")
+    call = cython_cpu.core().Call("policy", "ppo", (0.2, 0.2, 20.0), None, 3, 0, None, None, None)
+    (loss,) = call.ready((x, x, x), np.ones(x.shape, bool), None)
+    assert loss == pytest.approx(-1.0 / x.size)
 
 
 def test_a_buffer_that_shares_memory_is_seen():
