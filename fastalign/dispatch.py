@@ -284,7 +284,8 @@ def fold(partials: np.ndarray, sums: int) -> list[float]:
     if len(partials) == 1:
         return partials[0].tolist()
     peaks = partials[:, sums:].max(axis=0, initial=-np.inf).tolist() if partials.shape[1] > sums else []
-    in_order = partials[:, :sums].cumsum(axis=0)[-1:]  # sum takes a single column in pairs
+    with np.errstate(all="ignore"):  # the infinities of two blocks are no fault
+        in_order = partials[:, :sums].cumsum(axis=0)[-1:]  # sum takes a single column in pairs
     return in_order.sum(axis=0).tolist() + peaks
 
 

@@ -228,6 +228,16 @@ def test_ppo_with_infinite_ratio(backend):
     assert math.isnan(policy_loss([NAN], [0.0], [1.0], backend=backend).metrics["ratio_max"])
 
 
+def test_sums_of_opposite_infinities_are_nan_and_no_warning(backend):
+    """Within a sequence, and of elements too far apart for one block."""
+    assert math.isnan(sequence_log_probs([[INF, -INF]], backend=backend)[0])
+    x = np.zeros(10_000)
+    x[0], x[-1] = INF, -INF
+    for given in (x, np.repeat(x, 2)[::2]):
+        result = policy_loss(np.zeros(10_000), np.zeros(10_000), given, backend=backend)
+        assert math.isnan(result.loss) and result.grad_log_probs[1] == 0
+
+
 def test_kl_without_probability(backend):
     assert kl_divergence([-INF, 0.0], [-INF, 0.0], backend=backend) == 0.0
     assert kl_divergence([-INF, 0.0], [0.0, -INF], backend=backend) == INF

@@ -267,6 +267,7 @@ def total(x: Array) -> float:
 # ---- group -----------------------------------------------------------------------------------------------------------
 
 
+@np.errstate(all="ignore")
 def group_reduce(values: Array, offsets: Array, mask: Array | None, mean: bool, out: Array, counts: Array) -> None:
     kept = np.ones(len(values), bool) if mask is None else mask != 0
     ranks = np.concatenate([[0], np.cumsum(kept)])[offsets]
