@@ -155,7 +155,7 @@ FA_INLINE double fa_exp_within(double x, double most)
 FA_INLINE double fa_growth_within(double x, double most)
 {
     (void)most;
-    return fa_growth(x) - x;
+    return fa_growth(x) - (x < 1e30 ? x : 1e30);
 }
 
 /* One comparison that is false for NaN. */
@@ -349,7 +349,7 @@ FA_INLINE float fa_exp_within_single(float x, float most)
 FA_INLINE float fa_growth_within_single(float x, float most)
 {
     (void)most;
-    return fa_expm1_single(x) - x;
+    return fa_expm1_single(x) - (x < 1e30f ? x : 1e30f);
 }
 
 FA_INLINE float fa_differ_single(float x, float y)

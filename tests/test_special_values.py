@@ -223,6 +223,9 @@ def test_ppo_with_infinite_ratio(backend):
     new, old = np.array([800.0, 800.0, 800.0]), np.zeros(3)
     result = policy_loss(new, old, [1.0, 0.0, -1.0], log_ratio_clamp=None, backend=backend)
     assert result.loss == INF and result.grad_log_probs[0] == 0 and result.grad_log_probs[1] == 0
+    for infinite in (800.0, INF):
+        metrics = policy_loss([infinite], [0.0], [1.0], log_ratio_clamp=None, backend=backend).metrics
+        assert metrics["approx_kl"] == metrics["ratio_mean"] == metrics["ratio_max"] == INF
     bounded = policy_loss(new, old, [1.0, 0.0, -1.0], backend=backend)
     assert bounded.loss == pytest.approx((-1.2 + math.exp(20)) / 3) and not bounded.grad_log_probs.any()
     assert math.isnan(policy_loss([NAN], [0.0], [1.0], backend=backend).metrics["ratio_max"])

@@ -221,7 +221,7 @@ def _policy_frame(
     ratio = np.exp(log_ratio)
     above, below = ratio > 1 + high, ratio < 1 - low
     binding = (above & (advantage > 0)) | (below & (advantage < 0))
-    sums = [total(loss), total(np.expm1(log_ratio) - log_ratio), np.count_nonzero(binding)]
+    sums = [total(loss), total(np.expm1(log_ratio) - np.minimum(log_ratio, 1e30)), np.count_nonzero(binding)]
     sums += [np.count_nonzero(above | below), total(ratio), ratio.max(initial=-np.inf)]
     return (weight * slope,), sums
 

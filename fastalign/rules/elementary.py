@@ -23,8 +23,8 @@ def exp_within(x: float, most: float) -> float:
 
 
 def growth_within(x: float, most: float) -> float:
-    """exp(x) − 1 − x likewise: k3 of a log-ratio.  By expm1, since exp(x) − 1 cancels near 0; 0 has no sign."""
-    return math.expm1(x) - x
+    """exp(x) − 1 − x likewise: k3 of a log-ratio.  By expm1, as exp(x) − 1 cancels near 0; 0 has no sign, ∞ gives ∞."""
+    return math.expm1(x) - (x if x < 1e30 else 1e30)
 
 
 def differ(x: float, y: float) -> float:
