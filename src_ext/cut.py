@@ -1,7 +1,7 @@
 """The element of a pointwise loop, cut in two: its exponentials, and what is left.
 
-A loop waits for the chain of its operations, which of one vector is longer than what a processor looks ahead; of two
-loops, by way of a buffer in L1, each waits less (pointwise.h, j).
+A loop waits for the chain of its operations, which of one vector is longer than what a processor looks ahead; the
+exponentials of the next lanes, computed beside what is left of these, make two of it (rules.h).
 """
 
 import ast
