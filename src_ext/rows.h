@@ -21,7 +21,7 @@
  *    3.0, 3.0, 9.7; SSE2 10.3, 12.3, 14.8, 10.8, 31. The way back AVX-512 4 to 15, AVX2 25 to 35 % faster so.
  *    AVX-512's 32 registers have room for four vectors of halves at once, their distances after the powers (3 %, 7 %
  *    with entropy), and for two sums by turns, put in order before registers are given out (4 %; either alone 1);
- *    of floats and doubles 4 % slower, and with AVX2 both. What splits off n beforehand, too: floats
+ *    of floats and doubles 4 % slower, and with AVX2 and bounds both. What splits off n beforehand, too: floats
  *    summed by two factors 1.4 instead of 1.55, in one piece nothing, float16 2.1, AVX2's entropy 5.2.
  *    AVX2 counts on no element 127 octaves below the peak (FA_UNBOUNDED) once the first ones are not: no bound, which
  *    entropy needs twice: 2.3, 2.5, 2.4, 2.4, 7.7. That leaves registers for two sums of floats by turns: 2.1, 2.6, 2.3,

@@ -184,13 +184,8 @@ def exp_of_minus_float64(x):
 def exp_of_minus_float32(x):
     """exp(-|x|), by 2^n itself."""
     a = -abs(x)
-    low = lowest_power if a < lowest_power else a
-    z = low * log2e + (magic + one)
-    n = z - (magic + one)
-    r = (low - n * ln2_hi) - n * ln2_lo
-    q = r * r
-    power = integer(real(z).view(integer) << shift).view(real)
-    return (exp_series(r, q) * q + r) * power + power
+    core, power = reduced_near(lowest_power if a < lowest_power else a)
+    return core * power + power
 
 
 def exp_float32(x):
