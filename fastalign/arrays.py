@@ -158,13 +158,16 @@ class Logits:
         self.bits = self.as_rows(cast_to(name, x, self.dtype))
 
     def as_rows(self, x: Array) -> Array:
-        """[rows, V], halves as uint16."""
-        x = x.reshape((self.rows, self.vocabulary))
+        """[rows, V], halves as uint16; of an array of another library a view of the same memory."""
+        x = take("logits", x).reshape((self.rows, self.vocabulary))
         return x.view(np.uint16) if self.kind in ("f16", "bf16") and x.dtype != np.uint16 else x
 
-    def as_given(self, x: Array) -> Array:
-        """Back from [rows, V] to the shape and dtype of the logits."""
-        return (x if x.dtype == self.dtype else x.view(self.dtype)).reshape(self.shape)
+    def gradient(self, engine: Any, out: Any, logits: Any, inputs: Iterable[Any], name: str = "out") -> Array:
+        """A new array like ``logits``, as they were given, or ``out``, checked."""
+        if out is None:
+            return engine.empty(self.shape, self.dtype, logits)
+        output(name, out, self.shape, self.dtype, inputs, allowed=logits)
+        return out
 
 
 def tokens(

@@ -83,11 +83,9 @@ def policy_loss_from_logits(
         raise ValueError(f"old_log_probs has shape {both[0].shape}; expected {shape}, the shape of tokens")
     names = ("old_log_probs", "advantages")
     old, advantage = (arrays.cast_to(name, x, rows.real).reshape(flat) for name, x in zip(names, both, strict=True))
-    if out is None:
-        target = engine.empty((rows.rows, rows.vocabulary), rows.bits.dtype, logits)
-    else:
-        given = [x for x in (logits, tokens, mask, old_log_probs, advantages) if x is not None]
-        target = rows.as_rows(arrays.output("out", out, rows.shape, rows.dtype, given, allowed=logits))
+    given = [x for x in (logits, tokens, mask, old_log_probs, advantages) if x is not None]
+    grad = rows.gradient(engine, out, logits, given)
+    target = rows.as_rows(grad)
     logp = engine.empty(flat, rows.real, logits)
     n = rows.rows if kept is None else kept_count(engine, kept)
     weight = 1.0 / n if n and options.mean else 1.0
@@ -99,7 +97,7 @@ def policy_loss_from_logits(
         spread = float(engine.host(entropy).sum(dtype=np.float64))
         loss -= coef * weight * spread
         metrics["entropy"] = spread / n if n else math.nan
-    return FusedLoss(loss, rows.as_given(target) if out is None else out, logp.reshape(shape), metrics)
+    return FusedLoss(loss, grad, logp.reshape(shape), metrics)
 
 
 @arrays.remembered
@@ -188,15 +186,14 @@ def dpo_loss_from_logits(
     # Tried without effect, 16 to 131 MB: the rejected side first, whose last rows might still be in a cache.
     chosen.backward(engine, mean, result.grad_chosen)
     rejected.backward(engine, mean, result.grad_rejected)
-    grads = out or tuple(side.rows.as_given(side.target) for side in (chosen, rejected))
     rewards = result.chosen_rewards, result.rejected_rewards
-    return FusedPreferenceLoss(result.loss, grads[0], grads[1], logps[0], logps[1], *rewards, result.metrics)
+    return FusedPreferenceLoss(result.loss, chosen.grad, rejected.grad, logps[0], logps[1], *rewards, result.metrics)
 
 
 class _Side:
     """The chosen or the rejected answers: rows of logits, what counts of them, and where the sequences begin."""
 
-    target: Any  # [rows, V], for the gradient
+    grad: Any  # of the shape of the logits
 
     def __init__(
         self, prefix: str, logits: Any, tokens: Any, mask: Any, cu_seqlens: Any, temperature: float, ignore: int | None
@@ -221,18 +218,20 @@ class _Side:
         logp, self.lse = (engine.empty(flat, rows.real, self.logits) for _ in range(2))
         if rows.rows:
             engine.rows("row_forward", rows.bits, rows.kind, self.ids, self.kept, self.scale, logp, self.lse, None)
+        logp = arrays.take("logp", logp)
         sums, self.counts = reduce_sequences(engine, logp, self.offsets, self.kept, mean, self.logits)
         return sums
 
     def backward(self, engine: Engine, mean: bool, grad: Array) -> None:
-        """Fill ``target``, from the derivatives by the sequences' log-probabilities."""
+        """Fill ``grad``, from the derivatives by the sequences' log-probabilities."""
         rows = self.rows
         if not rows.rows:
             return
         each = engine.empty((rows.rows,), rows.real, self.logits)
         engine.group_spread(grad, engine.place(self.offsets), self.kept, mean, self.counts, each)
         saved = each, None, None, self.lse, None
-        engine.rows("row_backward", rows.bits, rows.kind, self.ids, self.kept, self.scale, *saved, self.target)
+        target = rows.as_rows(self.grad)
+        engine.rows("row_backward", rows.bits, rows.kind, self.ids, self.kept, self.scale, *saved, target)
 
 
 def checked_references(count: int, real: np.dtype, named: dict[str, Any]) -> list[Array | None]:
@@ -253,14 +252,13 @@ def _place_gradients(engine: Engine, out: Any, chosen: _Side, rejected: _Side, o
     sides = chosen, rejected
     if out is None:
         for side in sides:
-            shape = side.rows.rows, side.rows.vocabulary
-            side.target = engine.empty(shape, side.rows.bits.dtype, side.logits)
+            side.grad = side.rows.gradient(engine, None, side.logits, ())
         return
     if not isinstance(out, tuple) or len(out) != 2:
         raise TypeError(f"out is a {type(out).__name__}; expected a tuple of 2 arrays")
     for k, (side, other) in enumerate((sides, sides[::-1])):
-        expected = f"out[{k}]", out[k], side.rows.shape, side.rows.dtype
-        arrays.output(*expected, [*other.inputs, *others])
-        side.target = side.rows.as_rows(arrays.output(*expected, side.inputs, allowed=side.logits))
+        name = f"out[{k}]"
+        arrays.output(name, out[k], side.rows.shape, side.rows.dtype, [*other.inputs, *others])
+        side.grad = side.rows.gradient(engine, out[k], side.logits, side.inputs, name)
     if isinstance(out[0], np.ndarray) and isinstance(out[1], np.ndarray) and np.may_share_memory(*out):
         raise ValueError("out[0] shares memory with out[1]")

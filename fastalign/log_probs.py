@@ -93,14 +93,13 @@ def _forward(
         given = [x for x in (logits, tokens, mask) if x is not None]
         logp = arrays.output("out", out, shape, rows.real, given).reshape(flat)
     lse = engine.empty(flat, rows.real, logits)
-    types = rows.real, rows.real, rows.real, np.dtype(np.uint8)
+    types = rows.real, rows.real, rows.real, np.dtype(np.bool_)
     wanted = zip(types, (entropy, *moments), strict=True)
     more = [engine.empty(flat, dtype, logits) if want else None for dtype, want in wanted]
     if rows.rows:
-        engine.rows("row_forward", rows.bits, rows.kind, ids, kept, scale, logp, lse, *more)
+        hits = arrays.flags("top1", more[3], flat)
+        engine.rows("row_forward", rows.bits, rows.kind, ids, kept, scale, logp, lse, *more[:3], hits)
     target = logp.reshape(shape) if out is None else out
-    if more[3] is not None:
-        more[3] = more[3].view(np.bool_)
     return TokenLogProbs(target, lse.reshape(shape), *(None if x is None else x.reshape(shape) for x in more))
 
 
@@ -178,14 +177,12 @@ def token_log_probs_grad(
     flat = [_like_tokens(name, x, rows) for name, x in named.items()]
     if flat[0] is None:
         raise TypeError("grad_logp is None; expected an array")
-    if out is None:
-        target = engine.empty((rows.rows, rows.vocabulary), rows.bits.dtype, logits)
-    else:
-        given = [x for x in (logits, tokens, mask, *named.values()) if x is not None]
-        target = rows.as_rows(arrays.output("out", out, rows.shape, rows.dtype, given, allowed=logits))
+    given = [x for x in (logits, tokens, mask, *named.values()) if x is not None]
+    grad = rows.gradient(engine, out, logits, given)
     if rows.rows:
+        target = rows.as_rows(grad)
         engine.rows("row_backward", rows.bits, rows.kind, ids, kept, scale, *flat[:5], target, *flat[5:])
-    return rows.as_given(target) if out is None else out
+    return grad
 
 
 def _like_tokens(name: str, x: Array | None, rows: Logits) -> Array | None:
