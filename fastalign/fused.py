@@ -90,7 +90,8 @@ def policy_loss_from_logits(
     n = rows.rows if kept is None else kept_count(engine, kept)
     weight = 1.0 / n if n and options.mean else 1.0
     entropy = engine.empty(flat, rows.real, logits) if coef else None
-    work = Rows(rows.bits, rows.kind, ids, kept, scale, old, advantage, logp, entropy, target)
+    own = arrays.take("logp", logp)  # with NumPy's dtype, whichever library's array it is
+    work = Rows(rows.bits, rows.kind, ids, kept, scale, old, advantage, own, entropy, target)
     tallies = policy_rows.policy_rows(engine, options.loss_type, work, (*options.bounds, weight), -coef * weight)
     loss, metrics = policy_result(tallies, n, options)
     if entropy is not None:

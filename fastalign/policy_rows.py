@@ -74,7 +74,7 @@ def _few_at_a_time(work: ModuleType, loss_type: str, *arguments: Any) -> None:
 
 def _apart(engine: Engine, loss_type: str, rows: Rows, params: tuple[float, ...], grad_entropy: float) -> list[float]:
     """All rows at once, a kernel after the other: a device needs them all to be busy."""
-    flat, real = (rows.logits.shape[0],), rows.old.dtype  # NumPy's; that of logp is its library's
+    flat, real = (rows.logits.shape[0],), rows.logp.dtype
     lse, grad = (engine.empty(flat, real, rows.logp) for _ in range(2))
     pull = None if rows.entropy is None else engine.full(flat, grad_entropy, real, rows.logp)
     where = rows.logits, rows.kind, rows.tokens, rows.mask, rows.scale
