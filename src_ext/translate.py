@@ -161,10 +161,10 @@ AHEAD = """static FA_APART void NAME(ahead_{name})({pointers}, ptrdiff_t n,
         for (int l = 0; l < FA_LANES; l++) {{
 {next}
         }}
-        for (int l = 0; l < FA_LANES; l++) {{
+        FA_PARTS(at) for (int l = 0; l < FA_PART; l++) {{
             {result} all;
-            NAME(rule_rest_{name})({arguments}, {now}, &all);
-{take}
+            NAME(rule_rest_{name})({part_arguments}, {part_now}, &all);
+{part_take}
         }}
         for (int l = 0; l < FA_LANES; l++) {{
 {turn}
@@ -268,6 +268,7 @@ class Step:
         )
         call = f"NAME(rule_cut{{0}}_{self.name})({{1}})"
         first, next = self.arguments("x{}[l]", "p{}"), self.arguments("x{}[i + FA_LANES + l]", "p{}")
+        part = "[i + at + l]"
         return AHEAD.format(
             **self.words,
             buffers=", ".join(f"now{k}[FA_LANES], next{k}[FA_LANES]" for k in buffers),
@@ -275,6 +276,9 @@ class Step:
             next=indented(3, [f"next{k}[l] = {call.format(k, next)};" for k in buffers]),
             turn=indented(3, [f"now{k}[l] = next{k}[l];" for k in buffers]),
             now=", ".join(f"now{k}[l]" for k in buffers),
+            part_arguments=self.arguments(f"x{{}}{part}", "p{}"),
+            part_now=", ".join(f"now{k}[at + l]" for k in buffers),
+            part_take=self.words["take"].replace("[i + l]", part),
         )
 
 
