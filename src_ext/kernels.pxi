@@ -56,6 +56,7 @@ cdef extern from "vecmath.h" nogil:
     float fa_log1p_unit_single(float x) noexcept
 
 cdef extern from "rows.h" nogil:
+    void fa_row_begin() noexcept
     enum:
         FA_ENTROPY
         FA_MOMENTS
@@ -162,6 +163,8 @@ cdef extern from "scan.h" nogil:
     void fa_scan_run_float(const fa_scan *w, const fa_scan_loops *loops) noexcept
     void fa_scan_run_double(const fa_scan *w, const fa_scan_loops *loops) noexcept
 
+
+fa_row_begin()
 
 ctypedef struct row_work:
     # Rows of logits, and of each what is read and written beside it; NULL is what is absent or not wanted.

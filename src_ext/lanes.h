@@ -163,6 +163,16 @@ FA_ACROSS(float)
 FA_ACROSS(double)
 #endif
 
+/* The cache lines of so many bytes, ``ahead`` bytes beyond a place, wherever that is, are asked for. */
+FA_INLINE void fa_fetch(const void *from, size_t ahead, size_t bytes)
+{
+#if defined(__GNUC__)
+    for (size_t k = 0; k < bytes; k += 64) __builtin_prefetch((const void *)((uintptr_t)from + ahead + k));
+#else
+    (void)from, (void)ahead, (void)bytes;
+#endif
+}
+
 /* Whole vectors of memory past the caches: nothing is read for it, to must be aligned, and fa_drain comes before anyone
  * else looks. */
 #if defined(__SSE2__) && defined(FA_VECTOR)

@@ -63,6 +63,17 @@
  * instead of 5.4. */
 #define FA_ROW_STREAM 33554432
 
+/* Bytes: how far ahead of itself a loop asks for lines. */
+static size_t fa_row_ahead = 0;
+
+static FA_UNUSED void fa_row_begin(void)
+{
+#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_is("intel")) fa_row_ahead = 4096;
+#endif
+}
+
 /* What is wanted of a row beside the sum of exponentials. */
 #define FA_ENTROPY 1
 #define FA_MOMENTS 2 /* squares, linear and top */

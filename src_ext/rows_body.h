@@ -186,6 +186,7 @@ NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *given, const 
 {
     const NAME(fa_level) level = *given;
     const ptrdiff_t whole = n - n % STEP;
+    const size_t ahead = fa_row_ahead;
     NAME(fa_lanes) lanes = {{{0}}, {0}, {0}, {0}, EVERY(-(REAL)INFINITY), {0}};
     VEC now[VECTORS], next[VECTORS];
     STORED filled[STEP];
@@ -195,6 +196,7 @@ NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *given, const 
     else
         NAME(fa_prepare)(filled, &level, want, 1, &lanes, now);
     for (ptrdiff_t i = STEP; i < whole; i += STEP) {
+        fa_fetch(x + i, ahead, STEP * sizeof *x);
         NAME(fa_prepare)(x + i, &level, want, 0, &lanes, next);
         NAME(fa_add)(now, &level, want, bounded, &lanes, keep);
         if (keep) keep += STEP;
@@ -444,12 +446,14 @@ FA_INLINE void NAME(fa_bend_some)(const STORED *x, ptrdiff_t n, const NAME(fa_be
 FA_INLINE void NAME(fa_bend)(const STORED *x, ptrdiff_t n, NAME(fa_bent) by, STORED *out, const int curved, int stream)
 {
     VEC now[VECTORS], next[VECTORS];
+    const size_t ahead = fa_row_ahead;
     const size_t size = STEP * sizeof *out, beyond = (uintptr_t)out % size;
     const ptrdiff_t before = stream && beyond ? (ptrdiff_t)((size - beyond) / sizeof *out) : 0;
     const ptrdiff_t lead = before < n ? before : n, last = n - (n - lead) % STEP;
     NAME(fa_bend_some)(x, lead, &by, out, curved);
     if (lead < last) NAME(fa_take)(x + lead, STEP, now), NAME(fa_far)(now, &by);
     for (ptrdiff_t i = lead; i < last; i += STEP) {
+        fa_fetch(x + i, ahead, STEP * sizeof *x);
         if (i + STEP < last) NAME(fa_take)(x + i + STEP, STEP, next), NAME(fa_far)(next, &by);
         NAME(fa_bow)(now, &by, curved);
         if (stream)
