@@ -41,9 +41,14 @@
  *    out (-fschedule-insns) 4.1, with -fsched-pressure 3 % faster without entropy, 5.1 for 2.9 with it.
  *    Two sums by turns: with bounds one too many for AVX2's registers, where entropy took 4.4, and 7.4 with moments,
  *    while all that is wanted was one function. A call within the loop: sums in memory on AVX2.
- *    Software prefetch 1, 2 or 4 KiB ahead: 2.7 to 2.9 instead of 2.5, AVX2 3.5 instead of 3.2.
  *    A tile's sums by way of memory, as loops over lanes: 3 % slower. Tiles of half the size 3 to 5 % slower, of twice
  *    nothing, but a policy loss in place 6.0 for 3.8. The first peak from a whole tile, one by one: 0.5 ms.
+ * j) Lines asked for early: without, an Intel processor reads or computes, but not both at once. A fifth generation Xeon,
+ *    as above but from memory, where a read takes 4.6: forward 10.5, 10.9, 6.3, 6.1, 23.5 with AVX2, 6.8, 7.3, 4.5, 4.4, 15.4 with AVX-512; 4 KiB ahead 5.1, 5.1,
+ *    3.5, 3.5, 11.2 and 4.8, 4.9, 2.5, 2.6, 10.1; 2 KiB 5.5 and 5.1, 8 KiB as 4. The way back 13.7 and 9.8, AVX-512 10.3 and
+ *    10.1; a policy loss in place 14.1 and 7.2, 9.1 and 6.8. AMD's, a Zen 4, does not gain: forward as before or 25 %
+ *    slower, as pages lie; in place up to 12 % slower. So there the line asked for is the one that is read next: AVX2
+ *    2.45 for 2.39, else nothing.
  */
 #ifndef FASTALIGN_ROWS_H
 #define FASTALIGN_ROWS_H
@@ -63,9 +68,9 @@
  * instead of 5.4. */
 #define FA_ROW_STREAM 33554432
 
-/* Bytes: how far ahead of itself a loop asks for lines. */
-static size_t fa_row_ahead = 0;
+static size_t fa_row_ahead = 0; /* bytes: how far ahead of itself a loop asks for lines (j) */
 
+/* Once, when the extension is loaded. */
 static FA_UNUSED void fa_row_begin(void)
 {
 #if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
