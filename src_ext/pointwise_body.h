@@ -121,15 +121,26 @@ static FA_UNUSED void NAME(fa_squeezed)(const fa_pointwise *w, NAME(fa_buffers) 
 }
 #endif
 
+/* How many of n elements are a tile; in double a last one without others like it would be taken in other lanes. */
+FA_INLINE ptrdiff_t NAME(fa_tile_of)(ptrdiff_t n)
+{
+    const ptrdiff_t tile = sizeof(REAL) == sizeof(double) && n > FA_TILE && n < FA_TILE + 2 * FA_LANES
+                               ? FA_TILE - 2 * FA_LANES : FA_TILE;
+    return n < tile ? n : tile;
+}
+
 static FA_UNUSED void NAME(fa_run)(const fa_pointwise *w, ptrdiff_t n, double *partials)
 {
     NAME(fa_buffers) buffers;
     double lanes[FA_RESULTS][FA_LANES];
+    int direct = sizeof(ARRAY) == sizeof(double);
+    for (int c = 0; c < w->kind->outputs; c++) direct &= w->out[c] != NULL;
     for (ptrdiff_t block = 0; block < n; block += FA_BLOCK, partials += w->kind->sums + w->kind->peaks) {
         const ptrdiff_t end = n - block < FA_BLOCK ? n : block + FA_BLOCK;
+        const int whole = direct && (!w->mask || fa_kept(w->mask + block, end - block) == end - block);
         fa_clear(w->kind, lanes);
-        for (ptrdiff_t at = block; at < end; at += FA_TILE) {
-            const ptrdiff_t m = end - at < FA_TILE ? end - at : FA_TILE;
+        for (ptrdiff_t at = block, m; at < end; at += m) {
+            m = whole ? end - at : NAME(fa_tile_of)(end - at);
             if (!w->mask || fa_kept(w->mask + at, m) == m)
                 NAME(fa_direct)(w, &buffers, at, m, lanes);
             else

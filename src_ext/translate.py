@@ -170,11 +170,11 @@ AHEAD = """static FA_APART void NAME(ahead_{name})({pointers}, ptrdiff_t n,
 {turn}
         }}
     }}
-    for (int l = 0; l < FA_LANES; l++) {{
+    FA_PARTS(at) for (int l = 0; l < FA_PART; l++) {{
         const ptrdiff_t i = last;
         {result} all;
-        NAME(rule_rest_{name})({arguments}, {now}, &all);
-{take}
+        NAME(rule_rest_{name})({part_arguments}, {part_now}, &all);
+{part_take}
     }}
     for (int l = 0; l < FA_LANES; l++) {{
 {tally}
@@ -244,20 +244,21 @@ class Step:
             take.append(f"t{k}[l] = all.v{outputs + k} > t{k}[l] ? all.v{outputs + k} : t{k}[l];")
         for k in counted:
             take.append(f"nan{k}[l] += all.v{outputs + k} != all.v{outputs + k} ? (REAL)1.0 : (REAL)0.0;")
-        tally = [f"lanes[{k}][l] += (double)t{k}[l];" for k in range(sums)]
+        tally = [f"lanes[{k}][l] = (FA_RESUMED ? 0 : lanes[{k}][l]) + (double)t{k}[l];" for k in range(sums)]
         for k in peaks:
             seen = f"t{summed[k]}[l] != t{summed[k]}[l]" if k in summed else f"nan{k}[l] > 0"
             tally.append(f"lanes[{k}][l] = fa_peak({seen} ? (double)NAN : (double)t{k}[l], lanes[{k}][l]);")
         clear = [f"REAL t{k}[FA_LANES];" for k in tallies] + [f"REAL nan{k}[FA_LANES];" for k in counted]
         clear.append("for (int l = 0; l < FA_LANES; l++) {")
-        clear += [f"    t{k}[l] = {'0' if k < sums else '-(REAL)INFINITY'};" for k in tallies]
+        clear += [f"    t{k}[l] = FA_RESUMED ? (REAL)lanes[{k}][l] : 0;" for k in range(sums)]
+        clear += [f"    t{k}[l] = -(REAL)INFINITY;" for k in peaks]
         clear += [f"    nan{k}[l] = 0;" for k in counted] + ["}"]
         self.words |= {"take": indented(3, take), "tally": indented(2, tally), "clear": indented(1, clear)}
 
     def ahead(self) -> str:
         """The loop that is taken where an instruction set gains by it, and arguments are bounded enough."""
         shape, buffers = self.shape, range(len(self.cut.first))
-        when = [f"FA_AHEAD({len(shape.inputs) + len(shape.outputs)}, REAL)"]
+        when = ["n > FA_LANES", f"FA_AHEAD({len(shape.inputs) + len(shape.outputs)}, REAL)"]
         if self.cut.bounded:
             when.append(f"MATH(near)((REAL)p[{shape.params.index(shape.bound)}])")
         self.words["choice"] = (
@@ -275,7 +276,6 @@ class Step:
             first=indented(2, [f"now{k}[l] = {call.format(k, first)};" for k in buffers]),
             next=indented(3, [f"next{k}[l] = {call.format(k, next)};" for k in buffers]),
             turn=indented(3, [f"now{k}[l] = next{k}[l];" for k in buffers]),
-            now=", ".join(f"now{k}[l]" for k in buffers),
             part_arguments=self.arguments(f"x{{}}{part}", "p{}"),
             part_now=", ".join(f"now{k}[at + l]" for k in buffers),
             part_take=self.words["take"].replace("[i + l]", part),
