@@ -34,6 +34,7 @@ cdef extern from "rules.h" nogil:
     void fa_pointwise_run(const fa_pointwise *work, Py_ssize_t n, double *partials) noexcept
     double fa_peak(double a, double b) noexcept
     ptrdiff_t fa_kept(const unsigned char *mask, ptrdiff_t n) noexcept
+    void fa_masks_begin() noexcept
 
 cdef extern from "share.h" nogil:
     enum:
@@ -165,6 +166,7 @@ cdef extern from "scan.h" nogil:
 
 
 fa_row_begin()
+fa_masks_begin()
 
 ctypedef struct row_work:
     # Rows of logits, and of each what is read and written beside it; NULL is what is absent or not wanted.

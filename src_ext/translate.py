@@ -161,7 +161,7 @@ AHEAD = """static FA_APART void NAME(ahead_{name})({pointers}, ptrdiff_t n,
         for (int l = 0; l < FA_LANES; l++) {{
 {next}
         }}
-        FA_PARTS(at) for (int l = 0; l < FA_PART; l++) {{
+        {parts} for (int l = 0; l < {part}; l++) {{
             {result} all;
             NAME(rule_rest_{name})({part_arguments}, {part_now}, &all);
 {part_take}
@@ -170,7 +170,7 @@ AHEAD = """static FA_APART void NAME(ahead_{name})({pointers}, ptrdiff_t n,
 {turn}
         }}
     }}
-    FA_PARTS(at) for (int l = 0; l < FA_PART; l++) {{
+    {parts} for (int l = 0; l < {part}; l++) {{
         const ptrdiff_t i = last;
         {result} all;
         NAME(rule_rest_{name})({part_arguments}, {part_now}, &all);
@@ -269,16 +269,18 @@ class Step:
         )
         call = f"NAME(rule_cut{{0}}_{self.name})({{1}})"
         first, next = self.arguments("x{}[l]", "p{}"), self.arguments("x{}[i + FA_LANES + l]", "p{}")
-        part = "[i + at + l]"
+        here, many = "[i + at + l]", len(shape.inputs) + len(shape.outputs) >= 8
         return AHEAD.format(
             **self.words,
             buffers=", ".join(f"now{k}[FA_LANES], next{k}[FA_LANES]" for k in buffers),
             first=indented(2, [f"now{k}[l] = {call.format(k, first)};" for k in buffers]),
             next=indented(3, [f"next{k}[l] = {call.format(k, next)};" for k in buffers]),
             turn=indented(3, [f"now{k}[l] = next{k}[l];" for k in buffers]),
-            part_arguments=self.arguments(f"x{{}}{part}", "p{}"),
+            parts="FA_PARTS(at)" if many else "enum { at = 0 };",
+            part="FA_PART" if many else "FA_LANES",
+            part_arguments=self.arguments(f"x{{}}{here}", "p{}"),
             part_now=", ".join(f"now{k}[at + l]" for k in buffers),
-            part_take=self.words["take"].replace("[i + l]", part),
+            part_take=self.words["take"].replace("[i + l]", here),
         )
 
 
