@@ -131,7 +131,8 @@ def padded(task):
 
 
 def python(*command):
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(seed.__file__).parent)])
+    given = os.environ.get("PYTHONPATH")
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(seed.__file__).parent), *([given] if given else [])])
     done = subprocess.run(
         [sys.executable, *command], check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}
     )
