@@ -22,7 +22,7 @@ from .calls import pointwise_ready as pointwise_ready
 from .elements import pointwise_kernel
 from .group import group_kernels
 from .packed import packed_kernel
-from .recurrence import chain, scan_kernel, sweep, walk
+from .recurrence import along, scan_kernel, sweep, walk
 from .row import row_kernels
 
 Array = np.ndarray
@@ -110,7 +110,7 @@ def scan(
         if layout == "TN" and streams > 1:
             scan_kernel(sweep, kind, dtype, valued)(rewards, values, last_values, terminated, gamma, lam, out, returns)
         else:
-            scan_kernel(chain, kind, dtype, valued)(
+            scan_kernel(along, kind, dtype, valued)(
                 rewards, values, last_values, terminated, gamma, lam, out, returns, streams
             )
         return
@@ -153,6 +153,6 @@ def warmup() -> None:
             for kind in family(name):
                 pointwise_kernel(name, kind, real)
         for kind in family("scan"):
-            for loop in (sweep, chain, walk):
+            for loop in (sweep, along, walk):
                 scan_kernel(loop, kind, real, loop is walk or kind == "gae")
         group_kernels(real)

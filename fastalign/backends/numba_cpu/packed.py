@@ -6,10 +6,10 @@ from typing import Any
 from numba import types
 
 from .compiling import CONTRACT, filled, given, inlined, jit, rules
-from .recurrence import chain, scan_kernel, walk
+from .recurrence import along, scan_kernel, walk
 
 
-def packed_chain(rewards, values, last_values, terminated, gamma, lam, offsets, out, returns):
+def packed_along(rewards, values, last_values, terminated, gamma, lam, offsets, out, returns):
     """Arrays are flat, absent ones of size 0."""
     for b in range(offsets.size - 1):
         start, end = offsets[b], offsets[b + 1]
@@ -42,15 +42,15 @@ def as_row(x):
 
 @cache
 def packed_kernel(plain: bool, kind: str, dtype: str, valued: bool) -> Any:
-    """packed_chain or packed_walk, compiled for one recurrence and one dtype of arrays."""
+    """packed_along or packed_walk, compiled for one recurrence and one dtype of arrays."""
     bind, name = rules(), f"{kind}_{dtype}_{'values' if valued else 'alone'}"
     real, flags, written, number = given(dtype), given("uint8"), filled(dtype), types.float64
-    free = {"scan": scan_kernel(chain if plain else walk, kind, dtype, valued)}
+    free = {"scan": scan_kernel(along if plain else walk, kind, dtype, valued)}
     free["row"] = bind.drive(as_row, name, inlined)
     if plain:
         arguments = [real, real, real, flags, number, number]
     else:
         arguments = [real, real, real, real, real, flags, flags, flags, number, number]
     arguments += [given("int64"), written, written]
-    loop = packed_chain if plain else packed_walk
+    loop = packed_along if plain else packed_walk
     return bind.drive(loop, name, jit(types.void(*arguments), fastmath=CONTRACT), **free)

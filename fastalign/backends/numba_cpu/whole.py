@@ -14,7 +14,7 @@ from numba import types
 from .. import PART, row_units
 from .calls import NO_MASK, REALS, kept_flags, new_or_given, plain
 from .compiling import given, jit
-from .recurrence import chain, scan_kernel, sweep
+from .recurrence import along, scan_kernel, sweep
 from .row import row_kernels
 
 Array = np.ndarray
@@ -34,7 +34,7 @@ def scan_ready(
     kind: str, rewards: Array, values: Any, next_values: Any, final_values: Any, last_values: Any, terminated: Any,
     truncated: Any, mask: Any, gamma: Any, lam: Any, layout: Any, out: Any, limit: int,
 ) -> tuple[Array, ...] | None:  # fmt: skip
-    """Without options, by sweep or chain; of several streams fewer elements than ``limit``."""
+    """Without options, by sweep or along; of several streams fewer elements than ``limit``."""
     if not (next_values is final_values is truncated is mask is None) or layout not in ("TN", "NT"):
         return None
     if not (type(gamma) is type(lam) is float and 0.0 <= gamma <= 1.0 and 0.0 <= lam <= 1.0):
@@ -70,7 +70,7 @@ def scan_ready(
     if streams > 1 and layout == "TN":
         scan_kernel(sweep, kind, real, valued)(*some)
     else:
-        scan_kernel(chain, kind, real, valued)(*some, streams)
+        scan_kernel(along, kind, real, valued)(*some, streams)
     return outputs
 
 
