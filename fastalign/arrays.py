@@ -36,9 +36,10 @@ def remembered(check: Callable[..., Result]) -> Callable[..., Result]:
             if options != known:
                 result = kept(*options)
                 last = options, result
-        except (TypeError, ValueError):  # an option that cannot be compared or hashed, or that is refused
-            return check(*options)
-        return result
+            return result
+        except (TypeError, ValueError):  # an option that cannot be compared or hashed, or that is refused: once more
+            pass
+        return check(*options)
 
     return call
 
