@@ -1,4 +1,4 @@
-"""Sums of rows in the numba backend where octaves cannot be counted, at the ends of both dtypes, and without FMA."""
+"""Sums of rows in the numba backend where octaves cannot be counted, at the ends of both dtypes, on any processor."""
 
 import os
 import platform
@@ -71,24 +71,99 @@ def test_a_sure_token_has_exactly_one(dtype):
     assert (got.entropy >= 0).all() and (got.entropy < 1e-30).all()
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names a processor of x86")
-def test_a_processor_without_fused_operations():
+@pytest.mark.parametrize("kind", ["f32", "f64"])
+def test_powers_of_vectors(kind):
+    """To the last place but two, from what is nothing to the peak, the peak itself exactly."""
     usable("numba")
+    from numba import njit, types
+
+    from fastalign.backends.numba_cpu.exponential import F32, F64
+    from fastalign.backends.numba_cpu.row import sweeps
+    from fastalign.backends.numba_cpu.vectors import sweeping
+
+    if not sweeps(kind):
+        pytest.skip("no instructions for it")
+    of, real, number = (F32, np.float32, types.float32) if kind == "f32" else (F64, np.float64, types.float64)
+    one = sweeping(kind, sweeps(kind), of.level.counter)[1]
+
+    @njit(types.void(number[::1], number[::1], *[number] * 4))
+    def each(x, out, least, octaves, count, peak):
+        for i in range(x.size):
+            out[i] = one(x[i], (least, octaves, count, peak))
+
+    least = -126.0 if kind == "f32" else -1022.0
+    t = np.append(np.random.default_rng(6).uniform(least, 1.0, 100_000), [0.0, -1.0, least]).astype(real)
+    got = np.empty_like(t)
+    each(t, got, real(least), real(1.0), real(of.level.counter), real(0.0))
+    want = np.exp2(t.astype(np.longdouble))
+    assert (np.abs(got - want) <= 3 * np.spacing(want.astype(real))).all()
+    np.testing.assert_array_equal(got[-3:], want[-3:])
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "float16", "bfloat16"])
+def test_every_width_and_whatever_is_far_at_every_place(kind):
+    """What is left after whole vectors; an element too far below for a power of two, above, or no number."""
+    usable("numba")
+    half = kind in ("float16", "bfloat16")
+    dtype = np.dtype(kind) if kind != "bfloat16" else np.dtype(np.uint16)
+    rng, far = np.random.default_rng(7), 3e4 if half else 1e5
+
+    def stored(x):
+        x = x.astype(np.float32 if half else dtype)
+        return (x.view(np.uint32) >> 16).astype(np.uint16) if kind == "bfloat16" else x.astype(dtype)
+
+    def real(x):
+        if kind == "bfloat16":
+            return (x.astype(np.uint32) << 16).view(np.float32)
+        return x.astype(np.float32 if half else dtype)
+
+    for width in (*range(1, 19), 31, 32, 33, 63, 64, 65, 127, 130):
+        x = np.repeat(stored(rng.standard_normal(width))[None], width + 1, 0)
+        tokens = rng.integers(0, width, width + 1)
+        for value in (-np.inf, -far, far, -95.0, np.inf, np.nan):
+            odd = x.copy()
+            odd[np.arange(width), np.arange(width)] = stored(np.full(1, value))[0]
+            got = token_log_probs(odd, tokens, backend="numba", **MORE)
+            if np.isfinite(value) or value == -np.inf:
+                with np.errstate(all="ignore"):
+                    close(got, real(odd), tokens, 1.0)
+            else:
+                np.testing.assert_array_equal(np.isfinite(got.logp), np.arange(width + 1) == width)
+
+
+PROCESSORS = {"x86-64": "not fuses() and not converts() and not sweeps('f32')", "x86-64-v3": "sweeps('f16') == 'y'"}
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names processors of x86")
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_another_processor(name):
+    """Without fused operations, and with vectors of 32 bytes."""
+    from fastalign.backends import cython_cpu
+
+    usable("numba")
+    if name == "x86-64-v3" and "avx2" not in cython_cpu.isas():
+        pytest.skip("this processor has no AVX2")
     use = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import numpy as np, test_rows_numba as here\n"
         "from fastalign.backends.numba_cpu.compiling import converts, fuses\n"
-        "assert not fuses() and not converts()\n"
+        "from fastalign.backends.numba_cpu.row import sweeps\n"
+        f"assert {PROCESSORS[name]}\n"
         "for dtype in (np.float32, np.float64):\n"
         "    here.test_a_sure_token_has_exactly_one(dtype)\n"
+        "    here.test_every_width_and_whatever_is_far_at_every_place(np.dtype(dtype).name)\n"
         "    for temperature in (1.0, 0.7, 1e4):\n"
         "        here.test_any_base_and_any_temperature(dtype, temperature)\n"
-        "for temperature in (1.0, 1e4):\n"
-        "    here.test_halves_are_what_they_stand_for('float16', temperature)\n"
-        "    here.test_halves_are_what_they_stand_for('bfloat16', temperature)\n"
+        "for kind in ('float16', 'bfloat16'):\n"
+        "    here.test_every_width_and_whatever_is_far_at_every_place(kind)\n"
+        "    for temperature in (1.0, 1e4):\n"
+        "        here.test_halves_are_what_they_stand_for(kind, temperature)\n"
+        "if sweeps('f32'):\n"
+        "    here.test_powers_of_vectors('f32')\n"
+        "    here.test_powers_of_vectors('f64')\n"
         "print('agreed')"
     )
-    changes = {**os.environ, "NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""}
+    changes = {**os.environ, "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": ""}
     done = subprocess.run([sys.executable, "-c", use], env=changes, capture_output=True, text=True)
     assert "agreed" in done.stdout, done.stderr[-3000:]
 

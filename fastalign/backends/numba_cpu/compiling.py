@@ -61,6 +61,11 @@ define <16 x float> @sum(<16 x float> %x, <16 x float> %y) {
   %z = fadd <16 x float> %x, %y
   ret <16 x float> %z
 }"""
+WHOLE = """
+define <8 x double> @real(<8 x i64> %x) {
+  %y = sitofp <8 x i64> %x to <8 x double>
+  ret <8 x double> %y
+}"""
 
 
 def _assembly(text: str) -> str:
@@ -82,6 +87,12 @@ def vector_registers() -> str:
     """ "x" of SSE, "y" of AVX2, "z" of AVX-512, "" elsewhere."""
     code = _assembly(VECTOR)
     return next((letter for letter in "xyz" if f"%{letter}mm" in code), "")
+
+
+@cache
+def reduces() -> bool:
+    """Whether AVX-512 has its instructions of DQ here: none of F alone leaves what a number has beyond a fraction."""
+    return "vcvtqq2pd" in _assembly(WHOLE)
 
 
 def inlined(function: Any, flags: set[str] = CONTRACT) -> Any:

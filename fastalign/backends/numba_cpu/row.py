@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import CUT
-from .compiling import CONTRACT, SUMS, converts, fuses, inlined, jit, rules, vector_registers
+from .compiling import CONTRACT, SUMS, converts, fuses, inlined, jit, reduces, rules, vector_registers
 from .exponential import (
     F32,
     F64,
@@ -29,11 +29,14 @@ from .exponential import (
 from .tiles import (
     PAIR,
     bend_step,
+    far_sums,
+    far_unit,
     moments_step,
     narrow_bf16,
     narrow_f16,
     narrow_f16_by_parts,
     narrow_real,
+    near_sums,
     plain_sums,
     slope_step,
     sum_step,
@@ -49,6 +52,7 @@ from .tiles import (
     wide_f16_by_parts,
     wide_real,
 )
+from .vectors import sweeping
 
 FIRST = 256  # elements searched for the first peak
 # Summed in lanes of the row's own precision, across tiles in double.  512: 20 % slower (set-up), 2048: 4; 8192 float32,
@@ -68,35 +72,35 @@ def level_of(peak, scale):
     n = np.rint(n) if fused else n
     low = real((n + bottom) / np.float64(octaves))
     level = low, octaves, real(counter - n if fused else counter), base
-    p, power = factors(base, level)
-    return level, np.float64(p * power), abs(n) < countable and octaves > 0.0 and low > -np.inf
+    units = np.float64(near_unit(base, level)), np.float64(far_unit(base, level))
+    return level, units, abs(n) < countable and octaves > 0.0 and low > -np.inf
 
 
-def sums(x, peak, scale, state, spread, moments):
-    """Of a tile; where it has no peak they are 0, or NaN."""
-    level, unit, counted = state
+def sums(x, peak, scale, state, spread, moments, near):
+    """Of a tile; where it has no peak they are 0, or NaN.  Also whether the next one may be swept by vectors."""
+    level, units, counted = state
     if not counted:
-        return plain_sums(x, 0.0 if peak == -np.inf else np.float64(peak), scale)
-    s, u, q, z = real(0.0), real(0.0), real(0.0), real(0.0)
-    if moments:
-        s, u, q, z = tile_moments(x, level)
-    elif spread:
-        s, u = tile_sums(x, level)
-    else:
-        s = tile_sum(x, level)
-    return np.float64(s) / unit, np.float64(u) / unit, np.float64(q) / (unit * unit), np.float64(z)
+        s, u, q, z = plain_sums(x, 0.0 if peak == -np.inf else np.float64(peak), scale)
+        return s, u, q, z, near
+    if near:
+        s, u, q, z = near_sums(x, level, spread, moments)
+        unit, near = units[0], not bounded or s < np.inf
+    if not near:
+        s, u, q, z = far_sums(x, level, spread, moments)
+        unit = units[1]
+    return np.float64(s) / unit, np.float64(u) / unit, np.float64(q) / (unit * unit), np.float64(z), near
 
 
 def row_part(row, scale, spread, moments):
     total, weighted, squares, linear, most = 0.0, 0.0, 0.0, 0.0, -np.inf
     peak = tile_max(row[:FIRST])
-    state = level_of(peak, scale)
+    state, near = level_of(peak, scale), True
     for at in range(0, row.size, tile):
         x = row[at : at + tile]
         if peak == -np.inf:  # nothing yet: relative to 0, what is far below would be nothing too
             peak = tile_max(x)
             state = level_of(peak, scale)
-        s, u, q, z = sums(x, peak, scale, state, spread, moments)
+        s, u, q, z, near = sums(x, peak, scale, state, spread, moments, near)
         if not (s <= (BOUND if peak > -np.inf else 0.0)):
             top = tile_max(x)
             if not (top <= peak):  # a NaN becomes the peak, and the row unsound
@@ -106,7 +110,7 @@ def row_part(row, scale, spread, moments):
                 squares *= factor * factor
                 total *= factor
                 peak, state = top, level_of(top, scale)
-                s, u, q, z = sums(x, peak, scale, state, spread, moments)
+                s, u, q, z, near = sums(x, peak, scale, state, spread, moments, near)
         total += s
         weighted += u / LOG2E
         squares += q
@@ -285,9 +289,24 @@ def _summed(bind: Any, name: str, kind: str, fused: bool, free: dict[str, Any]) 
     free["reduced"] = made(reduced_fused if fused else reduced_apart, CONTRACT)
     free["factors"] = made(factors_float64 if name == "f64" else factors_float32, CONTRACT)
     free |= {step.__name__: made(step, SUMS, kind) for step in (sum_step, sums_step, moments_step)}
-    loops = (tile_sum, tile_sums, tile_moments)
-    made_loops = {loop.__name__: bind.drive(loop, kind, jit(fastmath=CONTRACT), **free) for loop in loops}
-    return made_loops | {"factors": free["factors"]}
+    for loop in (tile_sum, tile_sums, tile_moments):
+        free[loop.__name__] = bind.drive(loop, kind, jit(fastmath=CONTRACT), **free)
+    far = {"sums": bind.drive(far_sums, kind, inlined, **free), "unit": bind.drive(far_unit, kind, inlined, **free)}
+    registers = sweeps(kind)
+    near = far
+    if registers:
+        swept, unit = sweeping(kind, registers, free["counter"])
+        near = {"sums": bind.drive(near_sums, kind, inlined, **free, swept=swept), "unit": unit}
+    if registers == "z":
+        far = near
+    made_sums = {"near_sums": near["sums"], "near_unit": near["unit"], "far_sums": far["sums"], "far_unit": far["unit"]}
+    return made_sums | {"bounded": registers == "y"}
+
+
+def sweeps(kind: str) -> str:
+    """The registers of vectors.py, "" where it has no instructions."""
+    registers = vector_registers() if fuses() and (kind != "f16" or converts()) else ""
+    return {"y": "y", "z": "z" if reduces() else ""}.get(registers, "")
 
 
 def _conversions(kind: str) -> tuple[Any, Any]:

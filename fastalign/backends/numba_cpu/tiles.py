@@ -57,6 +57,35 @@ def tile_moments(x, level):
     return over(x.size, moments_step, start(x), 0, level, (real(0.0), real(0.0), real(0.0), real(0.0)), beside)
 
 
+def far_sums(x, level, spread, moments):
+    """Those that are asked for; the others are 0."""
+    s, u, q, z = real(0.0), real(0.0), real(0.0), real(0.0)
+    if moments:
+        s, u, q, z = tile_moments(x, level)
+    elif spread:
+        s, u = tile_sums(x, level)
+    else:
+        s = tile_sum(x, level)
+    return s, u, q, z
+
+
+def far_unit(peak, level):
+    p, power = factors(peak, level)
+    return p * power
+
+
+def near_sums(x, level, spread, moments):
+    """The same by vectors.py.  With AVX2 the sum is infinite where an element is beyond 2^t."""
+    s, u, q, z = real(0.0), real(0.0), real(0.0), real(0.0)
+    if moments:
+        s, u, q, z = swept(start(x), x.size, level, 4)
+    elif spread:
+        s, u = swept(start(x), x.size, level, 2)
+    else:
+        s = swept(start(x), x.size, level, 1)[0]
+    return s, u, q, z
+
+
 def plain_sums(x, base, scale):
     """The same in double, where octaves cannot be counted: of logits of millions, or of temperatures like that."""
     total, weighted, squares, linear = 0.0, 0.0, 0.0, 0.0
