@@ -71,6 +71,18 @@ def test_a_sure_token_has_exactly_one(dtype):
     assert (got.entropy >= 0).all() and (got.entropy < 1e-30).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_the_same_bits_whatever_else_is_asked_for(dtype):
+    usable("numba")
+    rng = np.random.default_rng(8)
+    x = (rng.standard_normal((40, 3001)) * 3).astype(dtype)
+    tokens = rng.integers(0, 3001, 40)
+    want = token_log_probs(x, tokens, temperature=0.8, backend="numba")
+    for more in ({"entropy": True}, {"sum_p2": True}, MORE):
+        got = token_log_probs(x, tokens, temperature=0.8, backend="numba", **more)
+        np.testing.assert_array_equal([got.logp, got.lse], [want.logp, want.lse])
+
+
 @pytest.mark.parametrize("kind", ["f32", "f64"])
 def test_powers_of_vectors(kind):
     """To the last place but two, from what is nothing to the peak, the peak itself exactly."""
@@ -151,6 +163,7 @@ def test_another_processor(name):
         f"assert {PROCESSORS[name]}\n"
         "for dtype in (np.float32, np.float64):\n"
         "    here.test_a_sure_token_has_exactly_one(dtype)\n"
+        "    here.test_the_same_bits_whatever_else_is_asked_for(dtype)\n"
         "    here.test_every_width_and_whatever_is_far_at_every_place(np.dtype(dtype).name)\n"
         "    for temperature in (1.0, 0.7, 1e4):\n"
         "        here.test_any_base_and_any_temperature(dtype, temperature)\n"

@@ -201,6 +201,12 @@ def fma(context, a, b, c):
 
 
 @intrinsic
+def product(context, a, b):
+    """a b, rounded before it is added to anything."""
+    return a(a, a), lambda target, builder, signature, args: builder.fmul(*args)
+
+
+@intrinsic
 def extended(context, bits):
     """The float32 that is a float16; a call of libgcc's, which is not there, where that is no instruction."""
 

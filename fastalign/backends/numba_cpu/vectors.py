@@ -167,12 +167,11 @@ class Tile:
         ):
             if bits is not None:
                 b.store(b.or_(bits, b.load(seen)), seen)
+            b.store(v.fma(p, root, b.load(to[0])), to[0])  # whatever else is summed: the same bits
             if self.what == 1:
-                b.store(v.fma(p, root, b.load(to[0])), to[0])
                 continue
             e = b.fmul(p, root)
             t = b.fmul(b.fsub(v.largest(self.low, x), self.peak), self.octaves)  # 0 at the peak; 0 must not meet -inf
-            b.store(b.fadd(e, b.load(to[0])), to[0])
             b.store(v.fma(e, t, b.load(to[1])), to[1])
             if self.what == 4:
                 b.store(v.fma(e, e, b.load(to[2])), to[2])
