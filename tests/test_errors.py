@@ -312,6 +312,26 @@ def test_offsets_are_not_written_while_they_are_read(backend):
     assert offsets[-1] == 4000
 
 
+def test_an_option_is_not_taken_for_the_one_before(backend):
+    """0.1 equals a float16 that is another number; a tensor, like this schedule, is hashed by where it lies."""
+
+    class Schedule:
+        def __float__(self):
+            return self.value
+
+    def loss(beta):
+        return fa.preference_loss(V, V + 1, V, V, beta=beta, backend=backend).loss
+
+    half, schedule = np.float16(0.1), Schedule()
+    for beta in (float(half), 0.1):
+        schedule.value = beta
+        assert loss(schedule) == pytest.approx(math.log1p(math.exp(beta)), rel=1e-9)
+    assert loss(half) != loss(0.1) == loss(schedule) != loss(half)
+    fa.policy_loss(V, V, V, loss_type="ppo", backend=backend)
+    with pytest.raises(ValueError, match="loss_type is array"):
+        fa.policy_loss(V, V, V, loss_type=np.array("ppo"), backend=backend)
+
+
 def test_names_may_be_of_a_subclass_of_str(backend):
     kind = enum.StrEnum("Kind", {"NT": "NT", "k3": "k3", "mean": "mean", "sigmoid": "sigmoid"})
     fa.gae(X, X, X > 0, layout=kind.NT, backend=backend)
