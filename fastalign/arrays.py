@@ -175,8 +175,9 @@ class Logits:
         self.bits = self.as_rows(cast_to(name, x, self.dtype))
 
     def as_rows(self, x: Array) -> Array:
-        """[rows, V], halves as uint16; of an array of another library a view of the same memory."""
-        x = take("logits", x).reshape((self.rows, self.vocabulary))
+        """[rows, V], halves as uint16; of an array of a subclass or another library a view of the same memory."""
+        x = x.view(np.ndarray) if isinstance(x, np.ndarray) else take("logits", x)
+        x = x.reshape((self.rows, self.vocabulary))
         return x.view(np.uint16) if self.kind in ("f16", "bf16") and x.dtype != np.uint16 else x
 
     def gradient(self, engine: Any, out: Any, logits: Any, inputs: Iterable[Any], name: str = "out") -> Array:

@@ -97,11 +97,14 @@ def test_so_it_may_of_rows_and_recurrences(backend):
     got = gae(rewards, rewards, ends, out=pair, backend=backend)
     assert got[0] is pair[0] and got[1] is pair[1]
     np.testing.assert_array_equal(pair, gae(rewards, rewards, ends, backend=backend))
-    logits, tokens, one, out = logits[:, 0], tokens[:, 0], want[:, 0], matrix(20, 5)
-    assert token_log_probs_grad(logits, tokens, one, out=out, backend=backend) is out
-    np.testing.assert_array_equal(out, token_log_probs_grad(logits, tokens, one, backend=backend))
-    assert policy_loss_from_logits(logits, tokens, one, one, out=out, backend=backend).grad_logits is out
-    np.testing.assert_array_equal(out, policy_loss_from_logits(logits, tokens, one, one, backend=backend).grad_logits)
+    logits, tokens, one = logits[:, 0], tokens[:, 0], want[:, 0]
+    grad = token_log_probs_grad(logits, tokens, one, backend=backend)
+    fused = policy_loss_from_logits(logits, tokens, one, one, backend=backend).grad_logits
+    for out in (matrix(20, 5), np.ma.masked_array(np.full((20, 5), 7.0, np.float32))):
+        assert token_log_probs_grad(logits, tokens, one, out=out, backend=backend) is out
+        np.testing.assert_array_equal(out, grad)
+        assert policy_loss_from_logits(logits, tokens, one, one, out=out, backend=backend).grad_logits is out
+        np.testing.assert_array_equal(out, fused)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
