@@ -29,7 +29,7 @@ def need(name, reason):
         return
     if name in REQUIRED:
         pytest.fail(f"FASTALIGN_REQUIRE names {name}, which is unavailable: {reason}")
-    pytest.skip(f"{name}: {reason}")
+    pytest.skip(f"{name}: {reason}", allow_module_level=True)
 
 
 def usable(name):

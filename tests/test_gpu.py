@@ -7,14 +7,13 @@ import importlib
 
 import numpy as np
 import pytest
+from conftest import usable
 from test_backends import GRID, agree, inputs
 
 import fastalign
 from fastalign.cases import OPERATIONS, truth
 
-REASON = fastalign.available_backends()["cuda"]
-if REASON is not None:
-    pytest.skip(REASON, allow_module_level=True)
+usable("cuda")
 
 
 @pytest.mark.parametrize("name, label, dtype, masked", GRID)
