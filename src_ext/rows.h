@@ -43,12 +43,12 @@
  *    while all that is wanted was one function. A call within the loop: sums in memory on AVX2.
  *    A tile's sums by way of memory, as loops over lanes: 3 % slower. Tiles of half the size 3 to 5 % slower, of twice
  *    nothing, but a policy loss in place 6.0 for 3.8. The first peak from a whole tile, one by one: 0.5 ms.
- * j) Lines asked for early: without, an Intel processor reads or computes, but not both at once. A fifth generation Xeon,
- *    as above but from memory, where a read takes 4.6: forward 10.5, 10.9, 6.3, 6.1, 23.5 with AVX2, 6.8, 7.3, 4.5, 4.4, 15.4 with AVX-512; 4 KiB ahead 5.1, 5.1,
- *    3.5, 3.5, 11.2 and 4.8, 4.9, 2.5, 2.6, 10.1; 2 KiB 5.5 and 5.1, 8 KiB as 4. The way back 13.7 and 9.8, AVX-512 10.3 and
- *    10.1; a policy loss in place 14.1 and 7.2, 9.1 and 6.8. AMD's, a Zen 4, does not gain: forward as before or 25 %
- *    slower, as pages lie; in place up to 12 % slower. So there the line asked for is the one that is read next: AVX2
- *    2.45 for 2.39, else nothing.
+ * j) Lines asked for early: without, an Intel processor reads or computes, but not both at once. A fifth generation
+ *    Xeon, as above but from memory, where a read takes 4.6: forward 10.5, 10.9, 6.3, 6.1, 23.5 with AVX2, 6.8,
+ *    7.3, 4.5, 4.4, 15.4 with AVX-512; 4 KiB ahead 5.1, 5.1, 3.5, 3.5, 11.2 and 4.8, 4.9, 2.5, 2.6, 10.1; 2 KiB 5.5
+ *    and 5.1, 8 KiB as 4. The way back 13.7 and 9.8, AVX-512 10.3 and 10.1; a policy loss in place 14.1 and 7.2,
+ *    9.1 and 6.8. AMD's, a Zen 4, does not gain: forward as before or 25 % slower, as pages lie; in place up to
+ *    12 % slower. So there the line asked for is the one that is read next: AVX2 2.45 for 2.39, else nothing.
  */
 #ifndef FASTALIGN_ROWS_H
 #define FASTALIGN_ROWS_H

@@ -123,8 +123,9 @@ def members(count: int) -> str:
 
 
 # Sums and peaks run in FA_LANES lanes in registers: inner loops of that length vectorise without reassociation, and
-# with the same bits for every instruction set's number of lanes.  A peak's comparison passes NaN by: they are seen in
-# the sum of the same number, if the frame has one (infinities of both signs would make it NaN, too), or counted.
+# with the same bits for every instruction set's number of lanes, but where FA_PARTS takes half of them.  A peak's
+# comparison passes NaN by: they are seen in the sum of the same number, if the frame has one (infinities of both signs
+# would make it NaN, too), or counted.
 # A loop is a function of its own for its restrict, which gcc honours in parameters, not in variables.  FA_BESIDE,
 # FA_TWICE and FA_AHEAD: see rules.h.
 LOOP = """static FA_APART void NAME(loop_{name})({pointers}, ptrdiff_t n,

@@ -18,7 +18,7 @@ from .lanes import LANES, alone, clear, either, give, lanes, later, leading, non
 BLOCK = 8  # tiles of streams that a sweep takes at once; of one tile it jumps from page to page (see sweep_rows)
 WIDTH = 128  # streams that a walk takes at once: their state stays in L1
 WIDE = 512  # streams
-KEPT = 1e-36  # powers of a factor below this become 0, which would stop an infinite carry
+KEPT = 1e-36  # the fourth power of a factor below 1e-81 is 0, which would stop an infinite carry; with margin
 
 
 # ---- many streams ----------------------------------------------------------------------------------------------------
