@@ -236,6 +236,7 @@ CASES = [
     *(twins(name, (MANY,), dtype) for name in ("PPO", "DPO") for dtype in ("float32", "float64")),
     *(twins("GAE", (128, 4_096), dtype) for dtype in ("float32", "float64")),
     twins("GAE", (1_000_000,), "float64"),
+    twins("GAE", (1_000_000,), "float32"),
     *(twins(name, shape, "float32") for name, shape in zip(("log-probs forward", "PPO", "GAE"), SMALL, strict=True)),
     *map(memory, MEMORY),
     accuracy("float32", 4e-6),
