@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from .access import LINE, TILE, address, get, likely, put, read, scratch, shift, start, write
+from .access import LINE, TILE, address, fma, get, likely, put, read, scratch, shift, start, write
 from .compiling import CONTRACT, filled, given, inlined, jit, rules
 from .lanes import LANES, alone, clear, either, give, lanes, later, leading, none_of, only, spreads, take
 
 BLOCK = 8  # tiles of streams that a sweep takes at once; of one tile it jumps from page to page (see sweep_rows)
 WIDTH = 128  # streams that a walk takes at once: their state stays in L1
 WIDE = 512  # streams
+EPS = 2.0**-52
 KEPT = 1e-36  # the fourth power of a factor below 1e-81 is 0, which would stop an infinite carry; with margin
 
 
@@ -101,24 +102,38 @@ def link(x, ends, y, at, follow, going, carry, gamma, lam):
     return new
 
 
-def down(x, ends, y, top, base, carry, factor, gamma, lam):
+def down(x, ends, y, top, base, carry, powers, gamma, lam):
     """The steps from ``top`` to ``base``, one by one."""
     for at in range(top, base - 1, -1):
         carry = link(x, ends, y, at, number(get(x[1], at + 1)) if valued else 0.0, 1.0, carry, gamma, lam)
     return carry
 
 
-def line(x, ends, y, top, base, carry, factor, gamma, lam):
+def fourth(factor, both):
+    """Two neighbouring numbers, its fourth power between them; of 2^32 times, how often the second one is meant."""
+    squared = factor * factor
+    lost = 2.0 * squared * fma(factor, factor, -squared)
+    nearest = fma(squared, squared, lost)
+    missing = fma(squared, squared, -nearest) + lost
+    other = nearest + nearest * (EPS if missing > 0.0 else -EPS)
+    put(both, 0, nearest)
+    put(both, 1, other)
+    return np.int64(missing / (other - nearest) * 2.0**32) if missing != 0.0 else 0
+
+
+def line(x, ends, y, top, base, carry, powers, gamma, lam):
     """The same, four at a time: a rule is affine in the carry, and by one factor wherever the trace goes on.
 
     Each step is taken with a carry of 0.  By powers of the factor, what was found one step later is added, which makes
     sums of two, and such a sum two steps later; both may lie beyond the lanes.  Then what is carried four steps later:
     of the whole chain one multiplication with a sum.  Where an episode ends among the lanes, before and after them all
     that is later is one number, the carry.  Sums near 1e308 may overflow where one after the other they would not.
+
+    The fourth power is rounded up and down by turns, or its error adds up, of 10^6 rewards in [0, 1] by a factor of
+    0.9999 and 0.999999 to 2e-13 and 2e-12 of the largest sum; so it is 7e-15 and 2e-14, as one by one, and as fast.
     """
-    squared, at = factor * factor, top + 1
-    fourth = squared * squared
-    c = alone(carry)
+    (factor, fourths, share), at, turn = powers, top + 1, 1 << 31
+    squared, c = factor * factor, alone(carry)
     one, two = c, c
     while at - base >= LANES:
         at -= LANES
@@ -129,7 +144,8 @@ def line(x, ends, y, top, base, carry, factor, gamma, lam):
         onward = none_of(ends, at)
         if likely(onward):
             pair = new + factor * later(new, one, 1)
-            c = (pair + squared * later(pair, two, 2)) + fourth * c
+            before, turn = turn, turn + share
+            c = (pair + squared * later(pair, two, 2)) + get(fourths, (before ^ turn) >> 32 & 1) * c
             one, two = new, pair
         else:
             goes, beyond = clear(ends, at), alone(leading(c))
@@ -142,7 +158,7 @@ def line(x, ends, y, top, base, carry, factor, gamma, lam):
         if not onward:
             c = alone(leading(c))
             one, two = c, c
-    return down(x, ends, y, at - 1, base, leading(c), factor, gamma, lam)
+    return down(x, ends, y, at - 1, base, leading(c), powers, gamma, lam)
 
 
 def along(rewards, values, last_values, terminated, gamma, lam, out, returns, streams):
@@ -159,15 +175,16 @@ def along(rewards, values, last_values, terminated, gamma, lam, out, returns, st
     steps, factor = rewards.size // streams, step(0.0, 0.0, 0.0, 1.0, 1.0, 1.0, gamma, lam)
     x = (start(rewards), start(values)) if valued else (start(rewards),)
     y = (start(out), start(returns)) if valued else (start(out),)
-    ends, last = start(terminated), start(last_values)
+    ends, last, fourths = start(terminated), start(last_values), scratch(0.0, 1)
+    powers = factor, fourths, fourth(factor, fourths)
     for row in range(streams):
         base = row * steps
         top = base + steps - 1
         carry = link(x, ends, y, top, number(get(last, row)) if last_values.size else 0.0, 0.0, 0.0, gamma, lam)
         if factor == 0.0 or factor > KEPT:
-            line(x, ends, y, top - 1, base, carry, factor, gamma, lam)
+            line(x, ends, y, top - 1, base, carry, powers, gamma, lam)
         else:
-            down(x, ends, y, top - 1, base, carry, factor, gamma, lam)
+            down(x, ends, y, top - 1, base, carry, powers, gamma, lam)
 
 
 # ---- everything else -------------------------------------------------------------------------------------------------
@@ -289,6 +306,6 @@ def scan_kernel(loop: Any, kind: str, dtype: str, valued: bool) -> Any:
 
 PARTS = {
     sweep: (lead, sweep_rows),
-    along: (link, down, line),
+    along: (link, down, fourth, line),
     walk: (part, moving, advance, walk_row, walk_line),
 }
