@@ -14,6 +14,7 @@ typedef struct {
     double gamma, lam;
     fa_powers p;
     fa_vector carry, follow;
+    uint64_t turn; /* whose bit 32 changes where the second of two powers is meant */
 } NAME(fa_line);
 
 /* `groups` times LANES steps from `t` on, group `first` and later ones of `flags`; if `open`, no episode ends in them.
@@ -25,6 +26,9 @@ FA_INLINE void NAME(fa_line_groups)(fa_scan_rule rule, const int how, const int 
     const fa_vector none = {0};
     const int valued = how & FA_VALUED, cut = !open && how & FA_CUT, reached = how & FA_REACHED;
     const fa_passes *pass = &flags->pass;
+    const uint64_t turn = s->turn + s->p.share;
+    const fa_vector down = s->p.down[sizeof(REAL) == sizeof(double) ? (turn ^ s->turn) >> 32 & 1 : 0];
+    s->turn = turn;
     FA_UNROLL
     for (int g = groups - 1; g >= 0; g--) {
         FA_ALIGNED double r[LANES], x[LANES] = {0}, f[LANES] = {0}, o[LANES], going[LANES], d[LANES];
@@ -62,7 +66,7 @@ FA_INLINE void NAME(fa_line_groups)(fa_scan_rule rule, const int how, const int 
     FA_UNROLL
     for (int g = groups - 1; g >= 0; g--) {
         FA_ALIGNED double y[LANES], q[LANES], x[LANES];
-        c[g] = fa_pass(c[g], s->carry, s->p.down, open, fa_group_bits(&pass->beyond, first + g));
+        c[g] = fa_pass(c[g], s->carry, down, open, fa_group_bits(&pass->beyond, first + g));
         s->carry = fa_every(c[g][0]);
         *(fa_vector *)y = c[g];
         NAME(fa_lanes_to)(s->out + t + g * LANES, y, LANES);
@@ -81,7 +85,7 @@ FA_INLINE void NAME(fa_scan_line)(fa_scan_rule rule, const int how, const fa_sca
     NAME(fa_line) s = {(const REAL *)w->rewards, (const REAL *)w->values,
                        (const REAL *)(how & FA_REACHED ? w->next_values : w->final_values),
                        (REAL *)w->out, (REAL *)w->returns,
-                       w->gamma, w->lam, fa_powers_of(factor), fa_every(*carry), fa_every(*follow)};
+                       w->gamma, w->lam, fa_powers_of(factor), fa_every(*carry), fa_every(*follow), 1ull << 31};
     ptrdiff_t left = steps;
     while (left >= LANES) {
         int g = left < 64 ? (int)left / LANES : 64 / LANES;

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import mpmath
 import numpy as np
 import pytest
 from conftest import need
@@ -61,6 +62,21 @@ def test_every_width_and_length(monkeypatch, option, layout, dtype):
         for isa in cython_cpu.isas():
             monkeypatch.setattr(cython_cpu, "core", lambda isa=isa: cython_cpu.load(isa))
             close(gae(**given, backend="cython"), want, dtype)
+
+
+@pytest.mark.parametrize("gamma", [0.997, 0.9999, 0.99999, 1 - 1e-7, 1 - 3e-9, 1 - 2.0**-53, 1.0])
+def test_a_power_does_not_drift(monkeypatch, gamma):
+    """The rounding of gamma^4 or gamma^8, in every group of lanes: up to 10,000 eps."""
+    from fastalign.backends import cython_cpu
+
+    need("cython", cython_cpu.why_not())
+    steps = 100_001
+    rewards = np.zeros(steps)
+    rewards[-1] = 1.0
+    for isa in cython_cpu.isas():
+        monkeypatch.setattr(cython_cpu, "core", lambda isa=isa: cython_cpu.load(isa))
+        got = discounted_returns(rewards, rewards < 0, gamma=gamma, backend="cython")[0]
+        assert abs(got / (mpmath.mpf(gamma) ** (steps - 1)) - 1) < 500 * np.finfo(float).eps
 
 
 @pytest.mark.parametrize("option", ["none", "final", "next"])
