@@ -112,10 +112,6 @@ FA_INLINE ptrdiff_t fa_kept(const unsigned char *mask, ptrdiff_t n)
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
 
-static FA_UNUSED void fa_masks_begin(void)
-{
-}
-
 /* Groups of 16 elements, squeezed and spread by a bit each: PPO of 2^20 float32 and float64 of which a mask keeps 90 %
  * 1.4 and 3.2 ms; one by one 3.2 and 5.7.  Loads that leave out what is masked: 0.3 ms more.  Compressed to a register:
  * to memory it takes a hundred cycles of a Zen 4. */
@@ -155,6 +151,7 @@ FA_INLINE void fa_spread_double(const double *from, unsigned bits, double *y)
 
 /* The same by permutations, eight numbers of four bytes at a time: 2.0 and 4.3 ms, one by one 3.7 and 6.8. */
 #define FA_BY_BITS
+#define FA_BY_TABLES
 FA_INLINE unsigned fa_bits_of(const unsigned char *mask, ptrdiff_t n)
 {
     unsigned char some[16] = {0};
@@ -166,6 +163,7 @@ FA_INLINE unsigned fa_bits_of(const unsigned char *mask, ptrdiff_t n)
 /* For eight bits: which of eight are kept, in order; and which of the kept each of the eight is, or less than 0. */
 static uint64_t fa_those_kept[256], fa_places_of[256];
 
+/* Once, when the extension is loaded. */
 static FA_UNUSED void fa_masks_begin(void)
 {
     for (unsigned bits = 0; bits < 256; bits++) {
@@ -227,7 +225,7 @@ FA_INLINE void fa_spread_double(const double *from, unsigned bits, double *y)
 }
 #endif
 
-#ifndef FA_BY_BITS
+#ifndef FA_BY_TABLES
 static FA_UNUSED void fa_masks_begin(void)
 {
 }

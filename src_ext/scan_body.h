@@ -32,7 +32,7 @@ FA_INLINE void NAME(fa_scan_across)(fa_scan_rule rule, const int how, const fa_s
     ptrdiff_t j = 0;
     for (; j < lead; j++)
         FA_JOIN(NAME(fa_scan_tile), _1)(rule, how, &s, at + j, depth, carry + j, follow + j, seen + j);
-#define FA_SCAN_ACROSS(lanes)                                                                                               \
+#define FA_SCAN_ACROSS(lanes)                                                                                          \
     for (; j + lanes <= width; j += lanes)                                                                             \
         FA_JOIN(NAME(fa_scan_tile), _##lanes)(rule, how, &s, at + j, depth, carry + j, follow + j, seen + j);
 #if FA_SCAN_LANES == 8
