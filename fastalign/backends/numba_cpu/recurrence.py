@@ -103,7 +103,7 @@ def link(x, ends, y, at, follow, going, carry, gamma, lam):
 
 
 def down(x, ends, y, top, base, carry, powers, gamma, lam):
-    """The steps from ``top`` to ``base``, one by one."""
+    """The steps from ``top`` to ``base``, one by one; in place of ``line`` where a rule takes no lanes."""
     for at in range(top, base - 1, -1):
         carry = link(x, ends, y, at, number(get(x[1], at + 1)) if valued else 0.0, 1.0, carry, gamma, lam)
     return carry
