@@ -26,9 +26,10 @@
  *    AVX2 counts on no element 127 octaves below the peak (FA_UNBOUNDED) once the first ones are not: no bound, which
  *    entropy needs twice: 2.3, 2.5, 2.4, 2.4, 7.7. That leaves registers for two sums of floats by turns: 2.1, 2.6, 2.3,
  *    2.3 (of doubles 3 % slower). Halves in tiles of twice the size 2 % faster, but an entropy of float16 far from 0, many
- *    of them equal, is off by 8.4e-6 then, else by 1.2e-6. float16's distances after the powers 2 % faster, but what a
- *    row's end is filled up with must be bounded before; put in order, as bfloat16 is, 1 % slower. With AVX-512, where
- *    only entropy has a bound, nothing gained without.
+ *    of them equal, is off by 8.4e-6 then, else by 1.2e-6. Their powers straight from the elements (fa_exp2_straight),
+ *    put in order by gcc before registers are given out, which its own vectorizing spoils: 2.17 and 2.14 for 2.35, but
+ *    with entropy, which needs distances all the same (elements less the peak: 3 % faster than octaves), 2.9 for 2.75;
+ *    of floats 1 % slower, and with entropy 12. With AVX-512, where only entropy has a bound, nothing gained without.
  * i) Tried, as above, when it took 2.0, 2.3, 2.4, 2.1, 7.5 with AVX-512 and 3.3, 4.4, 3.3, 3.4, 12.3 with AVX2: powers
  *    by one polynomial of degree 5 or 11, as those were. Now, AVX-512: the bounds are the two pipes of additions, 6
  *    cycles of 6.2 (reduce and scalef take two each), and the other two, 5. 16 roots and degree 3 1.86 for 1.7, float16

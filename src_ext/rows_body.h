@@ -4,15 +4,20 @@
 #if FA_VECTOR == 64 && !defined(KEEPS) /* rows.h, h */
 #define VECTORS 4                      /* at once */
 #define TOTALS 2                       /* by turns */
-#define DISTANCES_LATE 1
 #else
 #define VECTORS 2
 #define TOTALS (FA_UNBOUNDED && sizeof(REAL) == sizeof(float) ? 2 : 1)
-#define DISTANCES_LATE 0
 #endif
-#if (FA_VECTOR == 64 || (FA_VECTOR == 32 && !defined(CONVERTED))) && !defined(KEEPS) && defined(__GNUC__) && \
-    !defined(__clang__)
+#if FA_VECTOR == 32 && !defined(KEEPS)
+#define STRAIGHT /* powers from the elements, not from distances */
+#endif
+#if FA_VECTOR >= 32 && !defined(KEEPS)
+#define DISTANCES_LATE 1
+#if defined(__GNUC__) && !defined(__clang__)
 #define SCHEDULED
+#endif
+#else
+#define DISTANCES_LATE 0
 #endif
 
 #define VEC OF_REAL(fa_vec)
@@ -122,19 +127,27 @@ static FA_UNUSED REAL NAME(fa_tile_top)(const STORED *x, ptrdiff_t n)
 
 /* What the exponentials are relative to: the offset of a peak.  t is what the loops make of the peak itself, not quite
  * 0 where the offset was rounded, and unit its power.  Sums are divided by that: a sure token has exactly 1. */
-typedef struct { REAL octaves, offset; double t, unit; } NAME(fa_level);
+typedef struct { REAL octaves, offset, origin, least, top; double t, unit; } NAME(fa_level);
 #define LEVEL_HOLDS(level) ((level).unit > 0.5 && (level).unit < 2) /* not beyond what octaves can be counted in */
 
 FA_INLINE NAME(fa_level) NAME(fa_level_of)(double peak, REAL octaves)
 {
-    const REAL top = peak > -(double)INFINITY ? (REAL)peak : 0, offset = FA_OFFSET(top, octaves);
-    const VEC t = OF_REAL(FA_FROM)(EVERY(top), octaves, offset);
-    const REAL unit = OF_REAL(fa_first)(NAME(fa_exp2_of)(t));
-    const NAME(fa_level) level = {octaves, offset, (double)OF_REAL(fa_first)(t), (double)unit};
+    const REAL top = peak > -(double)INFINITY ? (REAL)peak : 0;
+#ifdef STRAIGHT
+    OF_REAL(fa_int) seen = {0};
+    const REAL offset = rintf(8 * (top * octaves)) / 8, origin = FA_ORIGIN - offset, least = (LEAST + offset) / octaves;
+    const OF_REAL(fa_power) power = fa_exp2_straight(EVERY(top), octaves, origin, &seen);
+    const VEC e = offset > -FA_FARTHEST && offset < FA_FARTHEST ? (VEC)(power.a * power.b) : EVERY(0), t = EVERY(0);
+#else
+    const REAL offset = FA_OFFSET(top, octaves), origin = 0, least = LEAST;
+    const VEC t = OF_REAL(FA_FROM)(EVERY(top), octaves, offset), e = NAME(fa_exp2_of)(t);
+#endif
+    const NAME(fa_level) level = {
+        octaves, offset, origin, least, top, (double)OF_REAL(fa_first)(t), (double)OF_REAL(fa_first)(e)};
     return level;
 }
 
-/* The lanes of a tile; weighted is of octaves. */
+/* The lanes of a tile. */
 typedef struct { VEC total[TOTALS], weighted, squares, linear, top; OF_REAL(fa_int) seen; } NAME(fa_lanes);
 
 FA_INLINE VEC NAME(fa_distance)(VEC v, const NAME(fa_level) *level)
@@ -142,8 +155,20 @@ FA_INLINE VEC NAME(fa_distance)(VEC v, const NAME(fa_level) *level)
     return (VEC)OF_REAL(FA_FROM)(v, level->octaves, level->offset);
 }
 
-/* What is done of a STEP before the powers of the last one: its elements become distances, and halves with AVX-512,
- * which are long in the making, floats. */
+/* What a power weighs in the entropy, where 0 must not meet -inf; straight in logits, else in octaves. */
+FA_INLINE VEC NAME(fa_weight)(VEC t, const NAME(fa_level) *level, const int bounded)
+{
+#ifdef STRAIGHT
+    (void)bounded;
+    return t - level->top;
+#else
+    (void)level;
+    return bounded ? (VEC)MAX(EVERY(LEAST), t) : t;
+#endif
+}
+
+/* What is done of a STEP before the powers of the last one: its elements become distances, and halves, which are long in
+ * the making, floats.  What a row is filled up with is not below what has a power of its own. */
 FA_INLINE void NAME(fa_prepare)(const STORED *x, const NAME(fa_level) *level, const int want, const int filled,
                                 NAME(fa_lanes) *to, VEC v[VECTORS])
 {
@@ -152,7 +177,7 @@ FA_INLINE void NAME(fa_prepare)(const STORED *x, const NAME(fa_level) *level, co
         if (want & FA_MOMENTS) to->top = MAX(v[k], to->top);
         if (want & FA_MOMENTS && !filled) to->linear += v[k];
         if (!DISTANCES_LATE) v[k] = NAME(fa_distance)(v[k], level);
-        if (FA_UNBOUNDED && filled) v[k] = MAX(EVERY(LEAST), v[k]);
+        if (FA_UNBOUNDED && filled) v[k] = MAX(EVERY(level->least), v[k]);
     }
 }
 
@@ -160,17 +185,26 @@ FA_INLINE void NAME(fa_add)(const VEC v[VECTORS], const NAME(fa_level) *level, c
                             NAME(fa_lanes) *to, STORED *keep)
 {
     EACH(k) {
+#ifdef STRAIGHT
+        const VEC t = bounded ? (VEC)MAX(EVERY(level->least), v[k]) : v[k];
+        const OF_REAL(fa_power) power = fa_exp2_straight(t, level->octaves, level->origin, &to->seen);
+#else
         const VEC t = DISTANCES_LATE ? NAME(fa_distance)(v[k], level) : v[k];
+#endif
 #ifdef IN_ONE_PIECE
         const VEC e = OF_REAL(fa_exp2_near)(t);
         to->total[0] += e;
-        if (want & FA_ENTROPY) to->weighted = OF_REAL(FA_PLUS)(e, MAX(EVERY(LEAST), t), to->weighted);
+        if (want & FA_ENTROPY)
+            to->weighted = OF_REAL(FA_PLUS)(e, NAME(fa_weight)(t, level, bounded), to->weighted);
 #else
+#ifndef STRAIGHT
         const OF_REAL(fa_power) power = OF_REAL(fa_exp2_seen)(t, bounded, &to->seen);
+#endif
         const VEC e = power.a * power.b;
         to->total[k % TOTALS] = OF_REAL(FA_PLUS)(power.a, power.b, to->total[k % TOTALS]);
-        if (want & FA_ENTROPY) /* 0 must not meet -inf */
-            to->weighted = OF_REAL(FA_PLUS)(power.a, power.b * (bounded ? (VEC)MAX(EVERY(LEAST), t) : t), to->weighted);
+        if (want & FA_ENTROPY)
+            to->weighted =
+                OF_REAL(FA_PLUS)(power.a, power.b * NAME(fa_weight)(t, level, bounded), to->weighted);
 #endif
         if (want & FA_MOMENTS) to->squares += e * e;
         if (keep) memcpy(keep + k * WIDTH, &e, sizeof e);
@@ -213,6 +247,9 @@ NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *given, const 
     for (int k = 1; k < TOTALS; k++) lanes.total[0] += lanes.total[k];
 #define ACROSS(lanes) (double)OF_REAL(fa_sum_of)(lanes)
     sums.total = OF_REAL(fa_beyond)(lanes.seen) ? INFINITY : ACROSS(lanes.total[0]);
+#ifdef STRAIGHT
+    lanes.weighted *= level.octaves;
+#endif
     if (want & FA_ENTROPY) sums.weighted = ACROSS(lanes.weighted);
     if (want & FA_MOMENTS) {
         sums.squares = ACROSS(lanes.squares);
@@ -244,13 +281,18 @@ NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *given, const 
 #endif
 #ifdef SCHEDULED
 #pragma GCC push_options
-#pragma GCC optimize("schedule-insns", "sched-pressure")
+#pragma GCC optimize("schedule-insns", "sched-pressure", "no-tree-vectorize")
 #endif
 SUMS(plain, 0, NULL)
+#ifdef STRAIGHT
+SUMS(entropy, FA_ENTROPY, NULL)
+#endif
 #ifdef SCHEDULED
 #pragma GCC pop_options
 #endif
+#ifndef STRAIGHT /* float16 with AVX-512 6 % slower, put in order */
 SUMS(entropy, FA_ENTROPY, NULL)
+#endif
 SUMS(moments, FA_ENTROPY | FA_MOMENTS, NULL)
 SUMS(kept, 0, keep)
 
@@ -542,6 +584,7 @@ static FA_UNUSED void NAME(fa_row_scale)(const STORED *x, ptrdiff_t n, double sc
 #undef KIND
 #undef VECTORS
 #undef DISTANCES_LATE
+#undef STRAIGHT
 #undef STORED
 #undef REAL
 #undef LOWEST
