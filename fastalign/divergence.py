@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from . import arrays
 from .arrays import Array
-from .elementwise import Rule
+from .elementwise import Rule, Rules
 
 
 class KLEstimate(NamedTuple):
@@ -27,10 +27,12 @@ def kl_divergence(log_probs_p: Array, log_probs_q: Array, *, backend: str | None
     >>> round(kl_divergence([log(0.5), log(0.5)], [log(0.25), log(0.75)]), 6)
     0.143841
     """
-    return SUMMED.call((log_probs_p, log_probs_q), None, None, backend)[0]
+    return _sums.call((), (log_probs_p, log_probs_q), None, None, backend)[0]
 
 
-SUMMED = Rule("kl", "p_log_ratio", ("log_probs_p", "log_probs_q"), wanted=0, weight=1.0)
+@Rules
+def _sums() -> Rule:
+    return Rule("kl", "p_log_ratio", ("log_probs_p", "log_probs_q"), wanted=0, weight=1.0)
 
 
 def kl_estimate(
@@ -58,12 +60,12 @@ def kl_estimate(
     >>> float(value[0].round(6)), float(grad[0].round(6))
     (0.049859, -0.349859)
     """
-    _, value, grad = _estimate(estimator).call((log_probs, ref_log_probs), mask, out, backend)
+    _, value, grad = _estimates.call((estimator,), (log_probs, ref_log_probs), mask, out, backend)
     return KLEstimate(value, grad)
 
 
-@arrays.remembered
-def _estimate(estimator: str) -> Rule:
+@Rules
+def _estimates(estimator: str) -> Rule:
     estimator = arrays.kind("estimator", estimator, "kl")
     return Rule("kl", estimator, ("log_probs", "ref_log_probs"), wanted=2, weight=1.0)
 
@@ -89,11 +91,11 @@ def kl_penalty_reward(
     >>> kl_penalty_reward([-1.0], [-1.5], 0.2, estimator="k1").round(6).tolist()
     [0.1]
     """
-    return _penalty(estimator, kl_coef).call((policy_log_probs, ref_log_probs), mask, out, backend)[1]
+    return _penalties.call((estimator, kl_coef), (policy_log_probs, ref_log_probs), mask, out, backend)[1]
 
 
-@arrays.remembered
-def _penalty(estimator: str, kl_coef: float) -> Rule:
+@Rules
+def _penalties(estimator: str, kl_coef: float) -> Rule:
     estimator = arrays.kind("estimator", estimator, "kl")
     names, weight = ("policy_log_probs", "ref_log_probs"), arrays.number("kl_coef", kl_coef)
     return Rule("kl", estimator, names, wanted=1, weight=weight)

@@ -106,7 +106,7 @@ def _whole(core: Any, *given: Any) -> Any:
     """The call of these options that the extension takes whole."""
     options = policy_options(*given)
     weight = None if options.mean else 1.0
-    return core.Call("policy", options.loss_type, options.bounds, weight, 3, 1, RATES, FusedLoss, None).rows_ready
+    return core.Call("policy", options.loss_type, options.bounds, weight, 3, 1, RATES, FusedLoss).rows_ready
 
 
 class FusedPreferenceLoss(NamedTuple):

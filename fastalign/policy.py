@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from . import arrays
 from .arrays import Array
-from .elementwise import Rule, mean_or_sum, metrics_of
+from .elementwise import Rule, Rules, mean_or_sum, metrics_of
 
 
 class PolicyLoss(NamedTuple):
@@ -56,8 +56,9 @@ def policy_loss(
     >>> round(r.loss, 6), r.grad_log_probs.round(6).tolist(), r.metrics["clipfrac"]
     (-0.943265, [0.0, -0.303265], 1.0)
     """
-    rule = _rule(loss_type, clip_low, clip_high, log_ratio_clamp, aggregation)
-    return rule.call((log_probs, old_log_probs, advantages), mask, out, backend)
+    call = _rules.call  # a statement of its own: 30 ns less than a method's call
+    options = loss_type, clip_low, clip_high, log_ratio_clamp, aggregation
+    return call(options, (log_probs, old_log_probs, advantages), mask, out, backend)
 
 
 class PolicyOptions(NamedTuple):
@@ -80,8 +81,8 @@ def policy_options(
     return PolicyOptions(loss_type, (low, high, bound), mean)
 
 
-@arrays.remembered
-def _rule(*given: Any) -> Rule:
+@Rules
+def _rules(*given: Any) -> Rule:
     options = policy_options(*given)
     weight = None if options.mean else 1.0
     return Rule(
@@ -119,10 +120,10 @@ def ppo_loss(
     >>> round(loss, 6), grad.round(6).tolist()
     (-0.903265, [-0.303265, 0.0])
     """
-    return _ppo_rule(clip_ratio).call((new_log_probs, old_log_probs, advantages), mask, out, backend)
+    return _ppo_rules.call((clip_ratio,), (new_log_probs, old_log_probs, advantages), mask, out, backend)
 
 
-@arrays.remembered
-def _ppo_rule(clip_ratio: float) -> Rule:
+@Rules
+def _ppo_rules(clip_ratio: float) -> Rule:
     clip = arrays.number("clip_ratio", clip_ratio, 0.0)
     return Rule("policy", "ppo", PPO_NAMES, (clip, clip, math.inf), wanted=1)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from . import arrays
 from .arrays import Array
-from .elementwise import Rule
+from .elementwise import Rule, Rules
 
 RATES = (("rewards/chosen", 1), ("rewards/rejected", 2), ("rewards/accuracies", 3), ("rewards/margins", 4))
 TRAINER_RATES = (("loss", 0), ("accuracy", 3), ("chosen_reward", 1), ("rejected_reward", 2), ("reward_margin", 4))
@@ -89,11 +89,12 @@ def preference_loss(
     (0.4200553, -0.1714948)
     """
     logps = (policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps)
-    return _rule(loss_type, beta, label_smoothing).call(logps, None, out, backend)
+    call = _rules.call
+    return call((loss_type, beta, label_smoothing), logps, None, out, backend)
 
 
-@arrays.remembered
-def _rule(loss_type: str, beta: float, label_smoothing: float, trainer: bool = False) -> Rule:
+@Rules
+def _rules(loss_type: str, beta: float, label_smoothing: float, trainer: bool = False) -> Rule:
     """That of preference_loss, or without rewards and with other metrics that of DPOTrainer."""
     loss_type = arrays.kind("loss_type", loss_type, "pair")
     beta = arrays.number("beta", beta, 0.0, above=True)
@@ -141,8 +142,8 @@ class DPOTrainer:
         chosen_reward, rejected_reward, reward_margin (means).  ``out``: a pair that receives the gradients.
         """
         logps = (policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps)
-        rule = _rule(self.loss_type, self.beta, self.label_smoothing, True)
-        loss, chosen, rejected, metrics = rule.call(logps, None, out, self.backend)
+        options = self.loss_type, self.beta, self.label_smoothing, True
+        loss, chosen, rejected, metrics = _rules.call(options, logps, None, out, self.backend)
         return loss, metrics, chosen, rejected
 
     def __repr__(self) -> str:

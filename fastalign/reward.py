@@ -7,7 +7,7 @@ import numpy as np
 
 from . import arrays
 from .arrays import Array
-from .elementwise import Rule
+from .elementwise import Rule, Rules
 
 NAMES = ("reward_chosen", "reward_rejected", "margin")
 
@@ -38,11 +38,12 @@ def reward_model_loss(
     >>> round(loss, 7), chosen.round(6).tolist(), rejected.round(6).tolist()
     (0.6342389, [-0.412166], [0.488166])
     """
-    return _rule(loss_type, center_coef).call((reward_chosen, reward_rejected, margin), None, out, backend)
+    call = _rules.call
+    return call((loss_type, center_coef), (reward_chosen, reward_rejected, margin), None, out, backend)
 
 
-@arrays.remembered
-def _rule(loss_type: str, center_coef: float) -> Rule:
+@Rules
+def _rules(loss_type: str, center_coef: float) -> Rule:
     kind, options = arrays.kind("loss_type", loss_type, "reward"), (arrays.number("center_coef", center_coef, 0.0),)
     return Rule("reward", kind, NAMES, options, wanted=2)
 

@@ -7,7 +7,7 @@ A call that is not plain, or wrong, is given back as None before anything was wr
 cdef class Call:
     """One pointwise rule with checked options: of arrays that need no preparation, what fastalign's Rule returns.
 
-    ``rates`` are (name, tally) pairs, or None: no metrics.  All other calls go to ``otherwise``.
+    ``rates`` are (name, tally) pairs, or None: no metrics.
     """
     cdef const fa_kind *kind
     cdef double[FA_PARAMS] params
@@ -16,11 +16,10 @@ cdef class Call:
     cdef int options, required, wanted
     cdef tuple rates
     cdef int[FA_RESULTS] tally
-    cdef object result, otherwise
+    cdef object result
 
-    def __init__(self, str family, str kind, tuple options, weight, int required, int wanted, tuple rates, result,
-                 otherwise):
-        self.kind, self.rates, self.result, self.otherwise = find_kind(family, kind), None, result, otherwise
+    def __init__(self, str family, str kind, tuple options, weight, int required, int wanted, tuple rates, result):
+        self.kind, self.rates, self.result = find_kind(family, kind), None, result
         self.options, self.required, self.wanted = len(options), required, wanted
         self.mean, self.weight = weight is None, 1.0 if weight is None else weight
         if self.options >= FA_PARAMS or wanted > self.kind.outputs or (rates is not None and len(rates) > FA_RESULTS):
@@ -31,11 +30,6 @@ cdef class Call:
             self.rates = tuple([name for name, _ in rates])
             for k, (_, tally) in enumerate(rates):
                 self.tally[k] = tally
-
-    def call(self, tuple given, mask, out, backend):
-        """As Rule.call, whose place it takes once it is known that this extension computes."""
-        done = self.ready(given, mask, out) if backend is None else None
-        return done if done is not None else self.otherwise(given, mask, out, backend)
 
     cpdef object ready(self, tuple given, mask, out):
         """The whole call, if all arrays are plain, of one shape and dtype."""
@@ -161,6 +155,49 @@ cdef class Call:
                     loss if tally == 0 else tallies[tally] / n if tally < self.kind.sums else tallies[tally])
             put(values, 1 + count, metrics)
         return values
+
+
+cdef class Again:
+    """Calls by options: of those that were kept last, found again by identity, whole; all others by ``otherwise``."""
+    cdef object otherwise
+    cdef list kept
+
+    def __init__(self, otherwise):
+        self.otherwise, self.kept = otherwise, []
+
+    def keep(self, tuple options, Call call):
+        """Options of types that never change, and what they come to."""
+        for pair in self.kept:
+            if same(options, pair[0]):
+                return
+        self.kept.insert(0, (options, call))
+        del self.kept[KEPT_OPTIONS:]
+
+    def call(self, tuple options, tuple given, mask, out, backend):
+        """As Rules.call in fastalign/elementwise.py, whose place it takes."""
+        if backend is None:
+            for pair in self.kept:
+                if same(options, (<tuple> pair)[0]):
+                    done = (<Call> (<tuple> pair)[1]).ready(given, mask, out)
+                    if done is not None:
+                        return done
+                    break
+        return self.otherwise(options, given, mask, out, backend)
+
+
+cdef enum:
+    KEPT_OPTIONS = 4
+
+
+cdef bint same(tuple a, tuple b) noexcept:
+    """Whether these are the same objects; of other ones the hash takes as long as a call."""
+    cdef Py_ssize_t k
+    if len(a) != len(b):
+        return False
+    for k in range(len(a)):
+        if PyTuple_GET_ITEM(a, k) != PyTuple_GET_ITEM(b, k):
+            return False
+    return True
 
 
 cdef int policy_tallies(policy_loop loop, const row_work *work, const policy_work *policy, Py_ssize_t few, int threads,

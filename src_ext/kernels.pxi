@@ -2,12 +2,12 @@
 
 cimport numpy as cnp
 from cpython.ref cimport Py_INCREF
-from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_AsUTF8
 from libc.math cimport INFINITY, NAN, exp, isfinite, log
 from libc.stddef cimport ptrdiff_t
-from libc.stdlib cimport free, getenv, malloc
-from libc.string cimport memcmp, memcpy, memset, strcmp
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memset
 
 from fastalign import threads as pool
 

@@ -7,6 +7,9 @@ cdef extern from *:
     """
     object FA_NEW(object type_, Py_ssize_t size)
 
+cdef extern from "asked.h":
+    int fa_asked_elsewhere() noexcept
+
 ctypedef struct plain_array:
     const void *at
     const cnp.npy_intp *shape
@@ -19,16 +22,26 @@ cdef bint look(array, plain_array *found) noexcept:
     """Whether this is a plain ndarray: contiguous, aligned, native; and what it is like, as long as it lives."""
     if not cnp.PyArray_CheckExact(array) or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> array):
         return False
+    cdef int k
     x = <cnp.ndarray> array
     found.at, found.shape, found.ndim = cnp.PyArray_DATA(x), cnp.PyArray_DIMS(x), cnp.PyArray_NDIM(x)
-    found.size, found.bytes_ = cnp.PyArray_SIZE(x), cnp.PyArray_NBYTES(x)
+    found.size = 1
+    for k in range(found.ndim):
+        found.size *= found.shape[k]
+    found.bytes_ = found.size * cnp.PyArray_ITEMSIZE(x)
     found.type, found.readonly = cnp.PyArray_TYPE(x), not cnp.PyArray_ISWRITEABLE(x)
     return True
 
 
 cdef bint alike(const plain_array *one, const plain_array *other) noexcept:
     """Whether both have the same shape."""
-    return one.ndim == other.ndim and memcmp(one.shape, other.shape, one.ndim * sizeof(cnp.npy_intp)) == 0
+    cdef int k
+    if one.ndim != other.ndim:
+        return False
+    for k in range(one.ndim):
+        if one.shape[k] != other.shape[k]:
+            return False
+    return True
 
 
 cdef bint overlap(const plain_array *one, const plain_array *other) noexcept:
@@ -74,8 +87,7 @@ cdef bint number_of(x, double *found) noexcept:
 
 cdef bint asked_elsewhere() noexcept:
     """Whether the environment names another backend: then Python chooses.  os.environ writes through to C's."""
-    cdef const char *asked = getenv("FASTALIGN_BACKEND")
-    return asked != NULL and asked[0] != 0 and strcmp(asked, "cython") != 0
+    return fa_asked_elsewhere()
 
 
 cdef object new_array(const plain_array *like):

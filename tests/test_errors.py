@@ -284,7 +284,7 @@ def test_more_than_two_to_the_31_elements_that_count():
     x = np.zeros(2**31 + 4096, np.float32)  # 8.6 GB of which nobody writes more than the last
     x[-1] = 1.0
     usable("cython")
-    call = cython_cpu.core().Call("policy", "ppo", (0.2, 0.2, 20.0), None, 3, 0, None, None, None)
+    call = cython_cpu.core().Call("policy", "ppo", (0.2, 0.2, 20.0), None, 3, 0, None, None)
     (loss,) = call.ready((x, x, x), np.ones(x.shape, bool), None)
     assert loss == pytest.approx(-1.0 / x.size)
 

@@ -1,5 +1,7 @@
 """``out=`` of the elementwise losses, and calls that the extension takes whole: the same bits, the same errors."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -167,6 +169,38 @@ def test_the_environment_chooses_also_what_was_taken_whole_before(monkeypatch):
         call(*some)
     with pytest.raises(ValueError, match="FASTALIGN_BACKEND is 'hand'; expected one of"):
         gae(*some[:2], np.zeros(50, bool))
+
+
+def test_the_environment_is_asked_whatever_else_changes_in_it(monkeypatch):
+    """The extension walks the environment only where that may have changed: so any order of changes must be seen."""
+    some, rng, held = inputs(4, (50,), np.float64), np.random.default_rng(4), set()
+    names = ["FASTALIGN_BACKEND", *(f"FASTALIGN_OTHER_{k}" for k in range(6))]
+    for _ in range(400):
+        name = names[rng.integers(len(names))]
+        if name in held and rng.random() < 0.6:
+            monkeypatch.delenv(name)
+            held.remove(name)
+        else:
+            monkeypatch.setenv(name, "hand" if rng.random() < 0.7 else "")
+            held.add(name)
+        if os.environ.get("FASTALIGN_BACKEND"):
+            with pytest.raises(ValueError, match="FASTALIGN_BACKEND is 'hand'"):
+                preference_loss(*some)
+        else:
+            preference_loss(*some)
+
+
+def test_options_by_turns_each_get_their_own_loss():
+    """The extension keeps a few sets of options by identity; others, and equal objects, must come to the same."""
+    some = inputs(2, (50,), np.float64)
+    want = {beta: preference_loss(*some, beta=beta, backend="numpy").loss for beta in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)}
+    order = np.random.default_rng(0).choice(list(want), 200)
+    for beta in order:
+        for given in (float(beta), float(str(beta)), np.float32(beta)):
+            assert preference_loss(*some, beta=given).loss == pytest.approx(want[float(beta)], rel=1e-6)
+    some = inputs(3, (50,), np.float64)
+    for clip in (0.1, 0.2, 0.1):
+        assert ppo_loss(*some, clip)[0] == pytest.approx(ppo_loss(*some, clip, backend="numpy")[0], rel=1e-13)
 
 
 def test_a_sum_alone_needs_no_output():
