@@ -380,6 +380,7 @@ FA_INLINE fa_power_float fa_exp2_straight(fa_vec_float x, float c, float origin,
 {
     const fa_vec_float z = FA_PLUS_float(x, fa_every_float(c), fa_every_float(origin));
     *seen |= (fa_int_float)z;
+    __asm__("" : "+x"(*seen)); /* now: else bfloat16 with entropy takes 4.0 ms for 2.9, see rows.h */
     return fa_exp2_rest_float(FA_PLUS_float(x, fa_every_float(c), fa_every_float(origin) - z), (__m256i)z);
 }
 #else
