@@ -85,7 +85,7 @@ def test_the_same_bits_whatever_else_is_asked_for(dtype):
 
 @pytest.mark.parametrize("kind", ["f32", "f64"])
 def test_powers_of_vectors(kind):
-    """To the last place but two, from what is nothing to the peak, the peak itself exactly."""
+    """To two units of the last place, from what is nothing to the peak, whole octaves exactly."""
     usable("numba")
     from numba import njit, types
 
@@ -96,20 +96,60 @@ def test_powers_of_vectors(kind):
     if not sweeps(kind):
         pytest.skip("no instructions for it")
     of, real, number = (F32, np.float32, types.float32) if kind == "f32" else (F64, np.float64, types.float64)
-    one = sweeping(kind, sweeps(kind), of.level.counter)[1]
+    one = sweeping(kind, sweeps(kind))[1]
 
     @njit(types.void(number[::1], number[::1], *[number] * 4))
     def each(x, out, least, octaves, count, peak):
         for i in range(x.size):
-            out[i] = one(x[i], (least, octaves, count, peak))
+            out[i] = one(x[i], (least, octaves, count, peak, peak))
 
     least = -126.0 if kind == "f32" else -1022.0
-    t = np.append(np.random.default_rng(6).uniform(least, 1.0, 100_000), [0.0, -1.0, least]).astype(real)
+    rng = np.random.default_rng(6)
+    t = np.concatenate([rng.uniform(least, 1, 500_000), rng.uniform(-1, 0, 500_000), [0.0, -1.0, least]]).astype(real)
     got = np.empty_like(t)
     each(t, got, real(least), real(1.0), real(of.level.counter), real(0.0))
     want = np.exp2(t.astype(np.longdouble))
-    assert (np.abs(got - want) <= 3 * np.spacing(want.astype(real))).all()
+    unit = np.exp2(np.floor(t.astype(np.longdouble)) - np.finfo(real).nmant)
+    assert (np.abs(got - want) <= 2 * unit).all(), np.max(np.abs(got - want) / unit)
     np.testing.assert_array_equal(got[-3:], want[-3:])
+
+
+@pytest.mark.parametrize("kind", ["f32", "f64", "f16", "bf16"])
+def test_lines_are_asked_for_early_where_told_and_nothing_else_changes(kind):
+    usable("numba")
+    from numba import njit, types
+
+    from fastalign.backends.numba_cpu.access import start
+    from fastalign.backends.numba_cpu.row import sweeps
+    from fastalign.backends.numba_cpu.vectors import sweeping
+
+    if not sweeps(kind):
+        pytest.skip("no instructions for it")
+    real = types.float64 if kind == "f64" else types.float32
+    x = np.random.default_rng(9).standard_normal(1001).astype({"f32": "f4", "f64": "f8"}.get(kind, "f2"))
+    x, found = x.view("u2") if x.itemsize == 2 else x, []
+    for ahead in (0, 4096):
+        swept = sweeping(kind, sweeps(kind), ahead)[0]
+
+        @njit(types.UniTuple(real, 4)((types.uint16 if x.itemsize == 2 else real)[::1], types.UniTuple(real, 5)))
+        def swept_tile(x, level):
+            return swept(start(x), x.size, level, 4)  # noqa: B023
+
+        assert ("prefetcht0" in next(iter(swept_tile.inspect_asm().values()))) == (ahead > 0)
+        found.append(swept_tile(x, (-80.0, 1.0, 0.0, 0.0, 0.0)))
+    np.testing.assert_array_equal(*found)
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86's processors")
+def test_whose_processor_asks_for_lines():
+    usable("numba")
+    from fastalign.backends.numba_cpu.compiling import lines_ahead, vector_registers
+
+    for name in ("haswell", "skylake-avx512", "icelake-server", "sapphirerapids", "emeraldrapids", "core2"):
+        assert lines_ahead(name) == (4096 if vector_registers() else 0), name
+    for name in ("znver1", "znver4", "znver9", "bdver2", "btver2", "generic", "x86-64", "x86-64-v3"):
+        assert lines_ahead(name) == 0, name
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64", "float16", "bfloat16"])
@@ -174,6 +214,7 @@ def test_another_processor(name):
         "if sweeps('f32'):\n"
         "    here.test_powers_of_vectors('f32')\n"
         "    here.test_powers_of_vectors('f64')\n"
+        "    here.test_lines_are_asked_for_early_where_told_and_nothing_else_changes('bf16')\n"
         "print('agreed')"
     )
     changes = {**os.environ, "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": ""}

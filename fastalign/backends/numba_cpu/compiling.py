@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llvmlite.binding import parse_assembly
+from llvmlite.binding import get_host_cpu_name, parse_assembly
 from numba import njit as compiler
 from numba import types
 
@@ -93,6 +93,21 @@ def vector_registers() -> str:
 def reduces() -> bool:
     """Whether AVX-512 has its instructions of DQ here: none of F alone leaves what a number has beyond a fraction."""
     return "vcvtqq2pd" in _assembly(WHOLE)
+
+
+# LLVM's names of x86's processors that are not Intel's, as they begin.
+OTHERS = tuple("generic x86-64 athlon opteron k6 k8 geode amdfam10 barcelona bdver btver znver c3".split())
+
+
+@cache
+def lines_ahead(processor: str = "") -> int:
+    """How many bytes ahead of itself a loop over rows asks for lines, on this processor or one that LLVM calls so.
+
+    Without, Intel's read or compute, but not both at once; AMD's gain nothing (src_ext/rows.h, j).  What matters is
+    this one, not what NUMBA_CPU_NAME may have named.
+    """
+    name = processor or get_host_cpu_name()
+    return 0 if name.startswith(OTHERS) or not vector_registers() else 4096
 
 
 def inlined(function: Any, flags: set[str] = CONTRACT) -> Any:

@@ -100,7 +100,7 @@ def exp2_float64(t):
 
 def reduced_fused(x, level):
     """z and f with 2^t = 2^z 2^f; beyond the upper end f is large."""
-    least, octaves, count, _ = level
+    least, octaves, count, _, _ = level
     above = least if x < least else x
     z = fma(above, octaves, count)
     z = most if z > most else z
@@ -116,7 +116,7 @@ def reduced_apart(x, level):
 
 def octaves_of(x, level):
     """What x is above the peak: exactly 0 there."""
-    least, octaves, _, peak = level
+    least, octaves, _, peak, _ = level
     return ((least if x < least else x) - peak) * octaves
 
 

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from .. import CUT
-from .compiling import CONTRACT, SUMS, converts, fuses, inlined, jit, reduces, rules, vector_registers
+from .access import shift as after
+from .access import start
+from .compiling import CONTRACT, SUMS, converts, fuses, inlined, jit, lines_ahead, reduces, rules, vector_registers
 from .exponential import (
     F32,
     F64,
@@ -37,6 +39,8 @@ from .tiles import (
     narrow_f16_by_parts,
     narrow_real,
     near_sums,
+    near_sums_by_parts,
+    near_unit,
     plain_sums,
     slope_step,
     sum_step,
@@ -57,8 +61,7 @@ from .vectors import sweeping
 FIRST = 256  # elements searched for the first peak
 # Summed in lanes of the row's own precision, across tiles in double.  512: 20 % slower (set-up), 2048: 4; 8192 float32,
 # which are out of L1 where a tile is swept again, 2 % slower.  Of halves, with AVX-512, four vectors at once are 3 %
-# faster than two, of the others 1 % slower.  Where lanes are few, 512 additions to one, of equal numbers, are off by
-# 1e-6; with AVX2 4096 would be 4 % faster.
+# faster than two, of the others 1 % slower.  Of AVX2, tiles of 1024 are 5 to 8 % slower, of 4096 4 % faster.
 TILE, SHORT_TILE, SHORTEST_TILE, TILE_OF_HALVES = 4096, 2048, 1024, 8192
 BOUND = 65536.0  # of a tile's sum of exponentials: the peak is at most 16 octaves too low
 
@@ -71,38 +74,39 @@ def level_of(peak, scale):
     n = np.float64(base) * np.float64(octaves)
     n = np.rint(n) if fused else n
     low = real((n + bottom) / np.float64(octaves))
-    level = low, octaves, real(counter - n if fused else counter), base
-    units = np.float64(near_unit(base, level)), np.float64(far_unit(base, level))
+    level = low, octaves, real(counter - n if fused else counter), base, real(base * octaves)
+    units = near_unit(base, level), far_unit(base, level)
     return level, units, abs(n) < countable and octaves > 0.0 and low > -np.inf
 
 
-def sums(x, peak, scale, state, spread, moments, near):
+def sums(x, n, peak, scale, state, spread, moments, near):
     """Of a tile; where it has no peak they are 0, or NaN.  Also whether the next one may be swept by vectors."""
     level, units, counted = state
     if not counted:
-        s, u, q, z = plain_sums(x, 0.0 if peak == -np.inf else np.float64(peak), scale)
+        s, u, q, z = plain_sums(x, n, 0.0 if peak == -np.inf else np.float64(peak), scale)
         return s, u, q, z, near
     if near:
-        s, u, q, z = near_sums(x, level, spread, moments)
-        unit, near = units[0], not bounded or s < np.inf
+        s, u, q, z = near_sums(x, n, level, spread, moments)
+        (unit, t), near = units[0], not bounded or s < np.inf
     if not near:
-        s, u, q, z = far_sums(x, level, spread, moments)
-        unit = units[1]
-    return np.float64(s) / unit, np.float64(u) / unit, np.float64(q) / (unit * unit), np.float64(z), near
+        s, u, q, z = far_sums(x, n, level, spread, moments)
+        unit, t = units[1]
+    s = np.float64(s)
+    return s / unit, (np.float64(u) - t * (s / unit)) / unit, np.float64(q) / (unit * unit), np.float64(z), near
 
 
 def row_part(row, scale, spread, moments):
     total, weighted, squares, linear, most = 0.0, 0.0, 0.0, 0.0, -np.inf
-    peak = tile_max(row[:FIRST])
+    peak = tile_max(start(row), min(FIRST, row.size))
     state, near = level_of(peak, scale), True
     for at in range(0, row.size, tile):
-        x = row[at : at + tile]
+        x, n = after(start(row), at), min(tile, row.size - at)
         if peak == -np.inf:  # nothing yet: relative to 0, what is far below would be nothing too
-            peak = tile_max(x)
+            peak = tile_max(x, n)
             state = level_of(peak, scale)
-        s, u, q, z, near = sums(x, peak, scale, state, spread, moments, near)
+        s, u, q, z, near = sums(x, n, peak, scale, state, spread, moments, near)
         if not (s <= (BOUND if peak > -np.inf else 0.0)):
-            top = tile_max(x)
+            top = tile_max(x, n)
             if not (top <= peak):  # a NaN becomes the peak, and the row unsound
                 change = (np.float64(peak) - np.float64(top)) * scale
                 factor = math.exp(change) if total > 0.0 else 0.0
@@ -110,7 +114,7 @@ def row_part(row, scale, spread, moments):
                 squares *= factor * factor
                 total *= factor
                 peak, state = top, level_of(top, scale)
-                s, u, q, z, near = sums(x, peak, scale, state, spread, moments, near)
+                s, u, q, z, near = sums(x, n, peak, scale, state, spread, moments, near)
         total += s
         weighted += u / LOG2E
         squares += q
@@ -118,19 +122,17 @@ def row_part(row, scale, spread, moments):
             if math.isfinite(z):
                 linear += z
             else:  # an infinity, or just too large for a real
-                for i in range(x.size):
-                    linear += np.float64(wide(x[i]))
-            most = max(most, np.float64(tile_max(x)))
+                for i in range(at, at + n):
+                    linear += np.float64(wide(row[i]))
+            most = max(most, np.float64(tile_max(x, n)))
     if total > 0.5 and total < np.inf:
         return np.float64(peak), total, weighted, squares, linear, most, True
     limit = -np.inf
-    for at in range(0, row.size, tile):
-        x = row[at : at + tile]
-        for i in range(x.size):
-            if wide(x[i]) != wide(x[i]):
-                return np.nan, 1.0, 0.0, 0.0, np.nan, np.nan, False
-            if wide(x[i]) == np.inf:
-                limit = np.inf
+    for i in range(row.size):
+        if wide(row[i]) != wide(row[i]):
+            return np.nan, 1.0, 0.0, 0.0, np.nan, np.nan, False
+        if wide(row[i]) == np.inf:
+            limit = np.inf
     return limit, 1.0, 0.0, 0.0, linear, limit, False
 
 
@@ -185,7 +187,7 @@ def first_top(row, y, most):
     if np.float64(wide(row[y])) != most:
         return False
     for at in range(0, y, tile):
-        if tile_max(row[at : min(at + tile, y)]) >= most:
+        if tile_max(after(start(row), at), min(tile, y - at)) >= most:
             return False
     return True
 
@@ -272,11 +274,11 @@ def write_slopes(row, scale, peak, rest, a, b, c, d, out):
     f = math.exp(left)
     octaves, slope, bend, square = real(scale * LOG2E), real((a + b * left) * f), real(b * f / LOG2E), real(c * f * f)
     for at in range(0, row.size, tile):
-        x, slopes = row[at : at + tile], out[at : at + tile]
+        x, n, slopes = after(start(row), at), min(tile, row.size - at), after(start(out), at)
         if c == 0.0 and d == 0.0:
-            tile_slopes(x, (base, octaves, slope, bend), slopes)
+            tile_slopes(x, n, (base, octaves, slope, bend), slopes)
         else:
-            tile_bends(x, (base, octaves, slope, bend, square, real(d)), slopes)
+            tile_bends(x, n, (base, octaves, slope, bend, square, real(d)), slopes)
 
 
 def _summed(bind: Any, name: str, kind: str, fused: bool, free: dict[str, Any]) -> dict[str, Any]:
@@ -295,8 +297,9 @@ def _summed(bind: Any, name: str, kind: str, fused: bool, free: dict[str, Any]) 
     registers = sweeps(kind)
     near = far
     if registers:
-        swept, unit = sweeping(kind, registers, free["counter"])
-        near = {"sums": bind.drive(near_sums, kind, inlined, **free, swept=swept), "unit": unit}
+        free["swept"], free["swept_one"] = sweeping(kind, registers, lines_ahead())
+        near = {"sums": near_sums_by_parts if registers == "y" and kind != "f64" else near_sums, "unit": near_unit}
+        near = {use: bind.drive(function, kind, inlined, **free) for use, function in near.items()}
     if registers == "z":
         far = near
     made_sums = {"near_sums": near["sums"], "near_unit": near["unit"], "far_sums": far["sums"], "far_unit": far["unit"]}
@@ -329,12 +332,13 @@ def row_kernels(kind: str) -> tuple[Any, Any, Any]:
         "tile": {"z": long, "y": SHORT_TILE}.get(registers, SHORTEST_TILE),
     }
     bind, name = rules(), "f64" if kind == "f64" else "f32"
+    called = kind + "_ahead" * (lines_ahead() > 0)  # Numba's cache on disk knows of a processor what LLVM is told
     for use, function in zip(("wide", "narrow"), _conversions(kind), strict=True):
         world[use] = bind.drive(function, kind, inlined)
     world["none"] = np.uint16(0) if kind in ("f16", "bf16") else world["real"](0.0)
 
     def make(loop: Any, **free: Any) -> Any:
-        return bind.drive(loop, kind, jit(fastmath=CONTRACT), **world, **free)
+        return bind.drive(loop, called, jit(fastmath=CONTRACT), **world, **free)
 
     summed = _summed(bind, name, kind, fused, world | counting) | {"fused": fused, **counting}
     world["exp2"] = bind.drive(exp2_float64 if kind == "f64" else exp2_float32, name, inlined, **world)

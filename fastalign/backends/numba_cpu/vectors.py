@@ -4,12 +4,14 @@
 2^r is short.  AVX-512 has instructions for r and 2^n, which need no bounds.  With AVX2, bounds are a fifth of the time:
 nothing is bounded, and a tile where something was beyond is swept again by the loops of tiles.py.
 
-ns per element of 64 x 32,000, float32, float64, bfloat16, float16; with entropy; by the loops of tiles.py before:
-AVX-512   0.120 0.352 0.139 0.140   0.161 0.423 0.188 0.191   0.164 0.498 0.160 0.162   0.195 0.575 0.215 0.215
-AVX2      0.176 0.592 0.211 0.190   0.255 0.752 0.291 0.273   0.198 0.796 0.219 0.210   0.262 1.05 0.293 0.287
-By those loops float64 in AVX2 comes to 0.67 at best, counting halves of octaves and pairs of the polynomial by f^2; in
-AVX-512 that takes 0.54.  The stack of those loops aligned to 64 bytes, and they functions of their own: AVX-512 0.489,
-AVX2 0.92, float32 0.242.
+The next step's distances from the peak come before the powers of this one (rows.h, h), which LLVM would put off: with
+AVX-512 float64 0.338 for 0.358, with entropy float32 0.126 for 0.141, with AVX2 0.206 for 0.222 (ns per element).
+
+ns per element of 64 x 32,000, float32, float64, bfloat16, float16; with entropy; the extension's in the same run:
+AVX-512   0.125 0.347 0.133 0.133   0.143 0.379 0.172 0.171   0.110 0.331 0.106 0.118   0.132 0.370 0.144 0.155
+AVX2      0.174 0.598 0.200 0.181   0.214 0.650 0.229 0.221   0.138 0.470 0.148 0.148   0.166 0.540 0.176 0.170
+By the loops of tiles.py float64 in AVX2 comes to 0.67 at best, counting halves of octaves and pairs of the polynomial
+by f^2; in AVX-512 that takes 0.54.  AVX2 with a stack aligned to 64 bytes: nothing gained.
 """
 
 import math
@@ -20,15 +22,17 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from .access import intrinsic
+from .access import LINE, intrinsic
 
 INT = ir.IntType(32)
 DOWN = 9  # rounding, without exceptions
-# Vectors at once, of halves too.  By 1, 2, 4, without bounds: AVX-512 0.122 0.119 0.119, float64 0.339 0.344 0.362,
-# halves 0.146 0.144 0.140; AVX2 0.167 0.164 0.181, with entropy 0.227 0.263 0.308, float64 0.557 0.623 0.756.
+# Vectors at once, of halves too.  By 1, 2, 4, of a tile in L1: AVX-512 0.108 0.104 0.106, float64 0.334 0.320 0.313
+# (from memory 2 is 5 % faster), halves 0.125 0.120 0.118; AVX2, by 1, 2: 0.159 0.159, with entropy 0.185 0.223, float64
+# 0.616 0.619, halves 0.182 0.222.  By turns, of more totals, AVX2 spills: 0.165, with entropy 0.240.
 BESIDE = {("z", False): 2, ("z", True): 4, ("y", False): 1, ("y", True): 1}
 # Minimax with P(0) = 1, of 2^r from 0 to 1/32 and to 1/16, and to both sides of 0 up to 1/16.  2^t is off by at most
-# 2.9 and 2.0 units of the last place, 1.9 and 1.75.
+# 1.97 (all floats from -126 to 1) and 1.12 units of the last place, with AVX2 1.94 and 1.76; of halves with AVX-512,
+# which are not near, 2.88.  One degree more instead of near, 1.85 units: 0.115 for 0.104 ns per element.
 SERIES = {
     ("z", "float"): (0.69312373150249832796, 0.24265269609690477317),
     ("z", "double"): (
@@ -44,10 +48,10 @@ SERIES = {
 
 
 class Vectors:
-    """Of one type, in one builder."""
+    """Of one type, in one builder; ``near``: with powers as near as can be."""
 
-    def __init__(self, builder: Any, registers: str, real: str) -> None:
-        self.builder, self.registers, self.name = builder, registers, real
+    def __init__(self, builder: Any, registers: str, real: str, near: bool) -> None:
+        self.builder, self.registers, self.name, self.near = builder, registers, real, near
         single = real == "float"
         self.bits = 32 if single else 64
         self.count = (512 if registers == "z" else 256) // self.bits
@@ -69,18 +73,37 @@ class Vectors:
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         return self.call(f"llvm.fma.v{self.count}f{self.bits}", self.kind, a, b, c)
 
+    def in_order(self, some: list[Any]) -> list[Any]:
+        """The same, all of them before anything that is made of one: LLVM would put off what is prepared."""
+        kinds, letter = [x.type for x in some], "v" if self.registers == "z" else "x"
+        held = [f"={letter}"] * len(some) + list(map(str, range(len(some))))
+        made = ir.FunctionType(ir.LiteralStructType(kinds), kinds)
+        found = self.builder.call(ir.InlineAsm(made, "", ",".join(held), side_effect=False), some)
+        return [self.builder.extract_value(found, k) for k in range(len(some))]
+
     def largest(self, a: Any, b: Any) -> Any:
         """b, where it is not below a: NaN stays."""
         return self.builder.select(self.builder.fcmp_ordered("<", b, a), a, b)
 
     def power(self, t: Any) -> tuple[Any, Any, Any]:
-        """2^t in two factors, and the bits that tell whether t was within bounds, or None."""
+        """2^t in two factors, or None for the other one, and the bits that tell whether t was within bounds, or None.
+
+        Near it is root + root p r, in one: 1 + p r would round what is then multiplied.
+        """
         r, root, seen = self.parts_z(t) if self.registers == "z" else self.parts_y(t)
-        series = [self.every(c) for c in (1.0, *SERIES[self.registers, self.name])]
+        series = [self.every(c) for c in SERIES[self.registers, self.name]]
         p = series[-1]
         for c in series[-2::-1]:
             p = self.fma(p, r, c)
-        return p, root, seen
+        if self.near:
+            return self.fma(self.builder.fmul(p, r), root, root), None, seen
+        return self.fma(p, r, self.every(1.0)), root, seen
+
+    def product(self, a: Any, b: Any) -> Any:
+        return a if b is None else self.builder.fmul(a, b)
+
+    def added(self, a: Any, b: Any, total: Any) -> Any:
+        return self.builder.fadd(total, a) if b is None else self.fma(a, b, total)
 
     def parts_z(self, t: Any) -> tuple[Any, Any, Any]:
         single = self.bits == 32
@@ -123,101 +146,131 @@ class Vectors:
 class Tile:
     """Of logits of one kind: ``what`` of it is summed, 1, 2 or 4 sums."""
 
-    def __init__(self, v: Vectors, kind: str, array: Any, level: Any, counter: float, what: int) -> None:
-        b = v.builder
-        low, octaves, count, peak = (b.extract_value(level, k) for k in range(4))
+    def __init__(self, v: Vectors, kind: str, array: Any, level: Any, what: int) -> None:
+        octaves, offset = (v.builder.extract_value(level, k) for k in (1, 4))
         self.v, self.kind, self.array, self.what = v, kind, array, what
-        self.low, self.octaves, self.peak = v.spread(low), v.spread(octaves), v.spread(peak)
-        self.minus = v.spread(b.fsub(count, v.real(counter)))  # whole octaves: the product is rounded once
+        self.octaves, self.minus = v.spread(octaves), v.spread(v.builder.fneg(offset))
+        self.least = v.every(-127.0 if v.bits == 32 else -1023.0)  # where the power is 0
+        half = kind in ("bf16", "f16")
+        self.stored, self.size = (ir.IntType(16), 2) if half else (v.real, v.bits // 8)
 
-    def loaded(self, i: Any, n: Any) -> tuple[Any, Any]:
-        """A vector from i on; what lies from n on is -inf, and masked."""
-        v, b, half = self.v, self.v.builder, self.kind in ("bf16", "f16")
-        stored, size, short = (ir.IntType(16), 2, "i16") if half else (v.real, v.bits // 8, f"f{v.bits}")
-        some, mask = ir.VectorType(stored, v.count), None
-        place = b.bitcast(b.gep(self.array, [i]), some.as_pointer())
-        if n is None:
-            x = b.load(place, align=size)
-        else:
-            lanes = ir.VectorType(INT, v.count)
-            left = b.insert_element(lanes(ir.Undefined), b.trunc(b.sub(n, i), INT), INT(0))
-            mask = b.icmp_signed("<", lanes(list(range(v.count))), b.shuffle_vector(left, left, lanes(None)))
-            low = some([{"bf16": 0xFF80, "f16": 0xFC00}.get(self.kind, -math.inf)] * v.count)
-            x = v.call(f"llvm.masked.load.v{v.count}{short}.p0", some, place, INT(size), mask, low)
+    def distance(self, x: Any) -> Any:
+        """Octaves above the peak."""
+        return self.v.fma(x, self.octaves, self.minus)
+
+    def prepared(self, i: Any) -> tuple[Any, Any]:
+        """The distances of a vector from i on, and its logits."""
+        place = self.v.builder.bitcast(self.v.builder.gep(self.array, [i]), self.some.as_pointer())
+        x = self.widened(self.v.builder.load(place, align=self.size))
+        return self.distance(x), x
+
+    def prepared_end(self, i: Any, n: Any) -> tuple[Any, Any]:
+        """What lies from n on is as far as can be, and 0."""
+        v, b, lanes = self.v, self.v.builder, ir.VectorType(INT, self.v.count)
+        place = b.bitcast(b.gep(self.array, [i]), self.some.as_pointer())
+        left = b.insert_element(lanes(ir.Undefined), b.trunc(b.sub(n, i), INT), INT(0))
+        mask = b.icmp_signed("<", lanes(list(range(v.count))), b.shuffle_vector(left, left, lanes(None)))
+        low = self.some([{"bf16": 0xFF80, "f16": 0xFC00}.get(self.kind, -math.inf)] * v.count)
+        short = {2: "i16", 4: "f32", 8: "f64"}[self.size]
+        x = v.call(f"llvm.masked.load.v{v.count}{short}.p0", self.some, place, INT(self.size), mask, low)
+        x = self.widened(x)
+        t = self.distance(x)
+        return t if v.registers == "z" else v.largest(self.least, t), b.select(mask, x, v.every(0.0))
+
+    @property
+    def some(self) -> Any:
+        return ir.VectorType(self.stored, self.v.count)
+
+    def widened(self, x: Any) -> Any:
+        v, b = self.v, self.v.builder
         if self.kind == "bf16":
-            x = b.bitcast(b.shl(b.zext(x, v.whole), v.whole([16] * v.count)), v.kind)
-        elif self.kind == "f16":
-            x = b.fpext(b.bitcast(x, ir.VectorType(ir.HalfType(), v.count)), v.kind)
-        return x, mask
+            return b.bitcast(b.shl(b.zext(x, v.whole), v.whole([16] * v.count)), v.kind)
+        return b.fpext(b.bitcast(x, ir.VectorType(ir.HalfType(), v.count)), v.kind) if self.kind == "f16" else x
 
-    def powers(self, x: list[Any], filled: bool) -> list[Any]:
-        t = [self.v.fma(value, self.octaves, self.minus) for value in x]
-        if filled:
-            least = self.v.every(-127.0 if self.v.bits == 32 else -1023.0)  # where the power is 0
-            t = [self.v.largest(least, value) for value in t]
-        return [self.v.power(value) for value in t]
+    def step(self, i: Any, beside: int) -> list[tuple[Any, Any]]:
+        return [self.prepared(self.v.builder.add(i, i.type(k * self.v.count))) for k in range(beside)]
 
-    def add(self, i: Any, n: Any, totals: list[list[Any]], seen: Any) -> None:
+    def fetch(self, i: Any, ahead: int, beside: int) -> None:
+        """The lines of a step, ``ahead`` bytes beyond i, wherever that is, are asked for."""
+        b, byte = self.v.builder, ir.IntType(8).as_pointer()
+        made = ir.FunctionType(ir.VoidType(), [byte, INT, INT, INT])
+        fetched = cgutils.get_or_insert_function(b.module, made, "llvm.prefetch.p0")
+        place = b.bitcast(b.gep(self.array, [i]), byte)
+        for k in range(0, beside * self.v.count * self.size, LINE):
+            b.call(fetched, [b.gep(place, [i.type(ahead + k)]), INT(0), INT(3), INT(1)])
+
+    def add(self, found: list[tuple[Any, Any]], totals: list[list[Any]], seen: Any) -> None:
         """A vector for each of the totals."""
         v, b = self.v, self.v.builder
-        found = [self.loaded(b.add(i, i.type(k * v.count)), n) for k in range(len(totals))]
-        filled = n is not None and v.registers == "y"
-        for (x, mask), (p, root, bits), to in zip(
-            found, self.powers([x for x, _ in found], filled), totals, strict=True
-        ):
+        powers = [v.power(t) for t, _ in found]
+        for (t, x), (p, root, bits), to in zip(found, powers, totals, strict=True):
             if bits is not None:
                 b.store(b.or_(bits, b.load(seen)), seen)
-            b.store(v.fma(p, root, b.load(to[0])), to[0])  # whatever else is summed: the same bits
+            b.store(v.added(p, root, b.load(to[0])), to[0])  # whatever else is summed: the same bits
             if self.what == 1:
                 continue
-            e = b.fmul(p, root)
-            t = b.fmul(b.fsub(v.largest(self.low, x), self.peak), self.octaves)  # 0 at the peak; 0 must not meet -inf
-            b.store(v.fma(e, t, b.load(to[1])), to[1])
+            e = v.product(p, root)
+            far = v.largest(self.least, t) if v.registers == "z" else t  # 0 must not meet -inf
+            b.store(v.fma(e, far, b.load(to[1])), to[1])
             if self.what == 4:
                 b.store(v.fma(e, e, b.load(to[2])), to[2])
-                b.store(b.fadd(x if mask is None else b.select(mask, x, v.every(0.0)), b.load(to[3])), to[3])
+                b.store(b.fadd(x, b.load(to[3])), to[3])
+
+    def sweep(self, size: Any, beside: int, ahead: int) -> tuple[list[list[Any]], Any]:
+        """The totals, and the bits of all t; the next step is prepared before the powers of this one."""
+        v, b = self.v, self.v.builder
+        totals = [[cgutils.alloca_once_value(b, v.every(0.0)) for _ in range(self.what)] for _ in range(beside)]
+        seen, zero, step = cgutils.alloca_once_value(b, v.whole(None)), size.type(0), size.type(beside * v.count)
+        whole = b.sub(size, b.srem(size, step))
+        with b.if_then(b.icmp_signed(">", whole, zero)):
+            rooms = [[cgutils.alloca_once_value(b, x) for x in one] for one in self.step(zero, beside)]
+            with cgutils.for_range_slice(b, zero, whole, step) as (i, _):
+                if ahead:
+                    self.fetch(i, ahead, beside)
+                following = b.add(i, step)
+                following = b.select(b.icmp_signed("<", following, whole), following, zero)  # after the last, any
+                both = self.step(following, beside) + [(b.load(t), b.load(x)) for t, x in rooms]
+                first = v.in_order([t for t, _ in both])
+                both = [(t, x) for t, (_, x) in zip(first, both, strict=True)]
+                self.add(both[beside:], totals, seen)
+                for one, new in zip(rooms, both[:beside], strict=True):
+                    for room, x in zip(one, new, strict=True):
+                        b.store(x, room)
+        with cgutils.for_range_slice(b, whole, size, size.type(v.count)) as (i, _):
+            self.add([self.prepared_end(i, size)], totals[:1], seen)
+        return totals, seen
 
 
 def _across(v: Vectors, parts: list[Any]) -> Any:
-    b, one = v.builder, parts[0]
+    b, one, count = v.builder, parts[0], v.count
     for part in parts[1:]:
         one = b.fadd(one, part)
-    lanes = [b.extract_element(one, INT(j)) for j in range(v.count)]
-    while len(lanes) > 1:
-        half = len(lanes) // 2
-        lanes = [b.fadd(x, y) for x, y in zip(lanes[:half], lanes[half:], strict=True)]
-    return lanes[0]
+    while count > 1:
+        count //= 2
+        halves = [[*range(first, first + count)] for first in (0, count)]
+        one = b.fadd(*(b.shuffle_vector(one, one, ir.VectorType(INT, count)(half)) for half in halves))
+    return b.extract_element(one, INT(0))
 
 
 def _beyond(v: Vectors, seen: Any) -> Any:
     """Whether a t was NaN, below the exponents, or more than one above them."""
     b, allowed = v.builder, 0x49C007FF if v.bits == 32 else 0x4308000000003FFF
-    lanes = [b.extract_element(b.load(seen), INT(j)) for j in range(v.count)]
-    bits = lanes[0]
-    for lane in lanes[1:]:
-        bits = b.or_(bits, lane)
-    return b.icmp_unsigned("!=", b.and_(bits, bits.type(~allowed & (2**v.bits - 1))), bits.type(0))
+    four = ir.VectorType(ir.IntType(64), 4)
+    bits = four([allowed * (2**32 + 1) if v.bits == 32 else allowed] * 4)
+    return b.icmp_signed("==", v.call("llvm.x86.avx.ptestc.256", INT, bits, b.bitcast(b.load(seen), four)), INT(0))
 
 
-def sweeping(kind: str, registers: str, counter: float) -> tuple[Any, Any]:
+def sweeping(kind: str, registers: str, ahead: int = 0) -> tuple[Any, Any]:
     """swept(address, n, level, what): sums of a tile of logits of one kind; what it makes of one, the peak."""
-    real, beside = "double" if kind == "f64" else "float", BESIDE[registers, kind in ("f16", "bf16")]
+    half = kind in ("f16", "bf16")
+    real, near = "double" if kind == "f64" else "float", registers == "z" and not half
 
     @intrinsic(prefer_literal=True)
     def swept(context, array, n, level, what):
         def generate(target, builder, signature, args):
-            v = Vectors(builder, registers, real)
-            tile = Tile(v, kind, args[0], args[2], counter, what.literal_value)
-            totals = [
-                [cgutils.alloca_once_value(builder, v.every(0.0)) for _ in range(tile.what)] for _ in range(beside)
-            ]
-            seen = cgutils.alloca_once_value(builder, v.whole(None))
-            size, step = args[1], args[1].type(beside * v.count)
-            whole = builder.sub(size, builder.srem(size, step))
-            with cgutils.for_range_slice(builder, size.type(0), whole, step) as (i, _):
-                tile.add(i, None, totals, seen)
-            with cgutils.for_range_slice(builder, whole, size, size.type(v.count)) as (i, _):
-                tile.add(i, size, totals[:1], seen)
+            v = Vectors(builder, registers, real, near)
+            tile = Tile(v, kind, args[0], args[2], what.literal_value)
+            totals, seen = tile.sweep(args[1], BESIDE[registers, half], ahead)
             found = [_across(v, [builder.load(part[k]) for part in totals]) for k in range(tile.what)]
             if registers == "y":
                 found[0] = builder.select(_beyond(v, seen), v.real(math.inf), found[0])
@@ -228,10 +281,10 @@ def sweeping(kind: str, registers: str, counter: float) -> tuple[Any, Any]:
     @intrinsic
     def swept_one(context, x, level):
         def generate(target, builder, signature, args):
-            v = Vectors(builder, registers, real)
-            tile = Tile(v, kind, None, args[1], counter, 1)
-            p, root, _ = tile.powers([v.spread(args[0])], False)[0]
-            return builder.extract_element(builder.fmul(p, root), INT(0))
+            v = Vectors(builder, registers, real, near)
+            tile = Tile(v, kind, None, args[1], 1)
+            p, root, _ = v.power(tile.distance(v.spread(args[0])))
+            return builder.extract_element(v.product(p, root), INT(0))
 
         return level.dtype(level.dtype, level), generate
 
