@@ -141,6 +141,31 @@ def test_lines_are_asked_for_early_where_told_and_nothing_else_changes(kind):
     assert np.isfinite(found).all()
 
 
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86's instruction")
+@pytest.mark.parametrize("kind", ["f32", "bf16"])
+def test_kernels_that_ask_for_lines_agree_to_the_bit(kind, monkeypatch):
+    usable("numba")
+    from fastalign.backends.numba_cpu import row, row_backward, row_forward
+
+    rng = np.random.default_rng(10)
+    x = (rng.standard_normal((3, 20_011)) * 3).astype(np.float32)
+    x = x if kind == "f32" else (x.view(np.uint32) >> 16).astype(np.uint16)
+    tokens, g, found = rng.integers(0, x.shape[1], 3), rng.standard_normal(3).astype(np.float32), []
+    for ahead in (0, 4096):
+        monkeypatch.setattr(row, "lines_ahead", lambda: ahead)  # noqa: B023
+        row.row_kernels.cache_clear()
+        logp, lse, entropy = (np.empty(3, np.float32) for _ in range(3))
+        out = np.empty_like(x)
+        row_forward(x, kind, tokens, None, 0.8, logp, lse, entropy)
+        row_backward(x, kind, tokens, None, 0.8, g, None, g, lse, entropy, out)
+        found.append(np.concatenate([a.view(np.uint8).ravel() for a in (logp, lse, entropy, out)]))
+        for kernel, asks in zip(row.row_kernels(kind), (bool(row.sweeps(kind)), True), strict=False):
+            code = next(iter(kernel.inspect_asm().values()))
+            assert ("prefetcht0" in code) == (asks and ahead > 0)
+    row.row_kernels.cache_clear()
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86's processors")
 def test_whose_processor_asks_for_lines():
     usable("numba")

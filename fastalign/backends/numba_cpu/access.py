@@ -149,6 +149,27 @@ def shift(context, array, i):
     return array(array, types.intp), lambda _, builder, __, args: builder.gep(args[0], [args[1]])
 
 
+@intrinsic(prefer_literal=True)
+def fetch(context, array, ahead, bytes):
+    """The lines of so many bytes, ``ahead`` bytes beyond an address, wherever that is, are asked for."""
+
+    def generate(target, builder, signature, args):
+        for k in range(0, bytes.literal_value, LINE):
+            fetch_line(builder, args[0], ahead.literal_value + k)
+        return target.get_dummy_value()
+
+    return types.none(array, ahead, bytes), generate
+
+
+def fetch_line(builder, place, ahead):
+    """Into the innermost cache."""
+    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    made = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+    fetched = cgutils.get_or_insert_function(builder.module, made, "llvm.prefetch.p0")
+    beyond = builder.gep(builder.bitcast(place, byte), [ir.IntType(64)(ahead)])
+    builder.call(fetched, [beyond, number(0), number(3), number(1)])
+
+
 @intrinsic
 def start(context, array):
     """The address of an array's first element."""

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from .. import CUT
+from .access import fetch, start
 from .access import shift as after
-from .access import start
 from .compiling import CONTRACT, SUMS, converts, fuses, inlined, jit, lines_ahead, reduces, rules, vector_registers
 from .exponential import (
     F32,
@@ -58,6 +58,8 @@ from .tiles import (
 )
 from .vectors import sweeping
 
+SIZES = {"f32": 4, "f64": 8, "f16": 2, "bf16": 2}
+STRIP = 2048  # bytes of logits whose slopes are written at once where lines are asked for early
 FIRST = 256  # elements searched for the first peak
 # Summed in lanes of the row's own precision, across tiles in double.  512: 20 % slower (set-up), 2048: 4; 8192 float32,
 # which are out of L1 where a tile is swept again, 2 % slower.  Of halves, with AVX-512, four vectors at once are 3 %
@@ -273,8 +275,10 @@ def write_slopes(row, scale, peak, rest, a, b, c, d, out):
     left = (np.float64(base) - peak) * scale - rest  # what is left over joins the factors
     f = math.exp(left)
     octaves, slope, bend, square = real(scale * LOG2E), real((a + b * left) * f), real(b * f / LOG2E), real(c * f * f)
-    for at in range(0, row.size, tile):
-        x, n, slopes = after(start(row), at), min(tile, row.size - at), after(start(out), at)
+    for at in range(0, row.size, strip):
+        x, n, slopes = after(start(row), at), min(strip, row.size - at), after(start(out), at)
+        if ahead:
+            fetch(x, ahead, strip_bytes)
         if c == 0.0 and d == 0.0:
             tile_slopes(x, n, (base, octaves, slope, bend), slopes)
         else:
@@ -326,13 +330,11 @@ def row_kernels(kind: str) -> tuple[Any, Any, Any]:
         world |= {f"{letter}{k}": value for k, value in enumerate(series, 1)}
     registers, fused = vector_registers(), fuses()
     beside, long = (4, TILE_OF_HALVES) if kind in ("f16", "bf16") and registers == "z" else (PAIR, TILE)
-    counting = {
-        **vars(world.pop("level")),
-        "beside": 1 if registers == "y" else beside,
-        "tile": {"z": long, "y": SHORT_TILE}.get(registers, SHORTEST_TILE),
-    }
+    tile, ahead = {"z": long, "y": SHORT_TILE}.get(registers, SHORTEST_TILE), lines_ahead()
+    counting = {**vars(world.pop("level")), "beside": 1 if registers == "y" else beside, "tile": tile}
+    counting |= {"ahead": ahead, "strip": STRIP // SIZES[kind] if ahead else tile, "strip_bytes": STRIP}
     bind, name = rules(), "f64" if kind == "f64" else "f32"
-    called = kind + "_ahead" * (lines_ahead() > 0)  # Numba's cache on disk knows of a processor what LLVM is told
+    called = kind + "_ahead" * (ahead > 0)  # Numba's cache on disk knows of a processor what LLVM is told
     for use, function in zip(("wide", "narrow"), _conversions(kind), strict=True):
         world[use] = bind.drive(function, kind, inlined)
     world["none"] = np.uint16(0) if kind in ("f16", "bf16") else world["real"](0.0)

@@ -22,7 +22,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from .access import LINE, intrinsic
+from .access import LINE, fetch_line, intrinsic
 
 INT = ir.IntType(32)
 DOWN = 9  # rounding, without exceptions
@@ -192,12 +192,8 @@ class Tile:
 
     def fetch(self, i: Any, ahead: int, beside: int) -> None:
         """The lines of a step, ``ahead`` bytes beyond i, wherever that is, are asked for."""
-        b, byte = self.v.builder, ir.IntType(8).as_pointer()
-        made = ir.FunctionType(ir.VoidType(), [byte, INT, INT, INT])
-        fetched = cgutils.get_or_insert_function(b.module, made, "llvm.prefetch.p0")
-        place = b.bitcast(b.gep(self.array, [i]), byte)
         for k in range(0, beside * self.v.count * self.size, LINE):
-            b.call(fetched, [b.gep(place, [i.type(ahead + k)]), INT(0), INT(3), INT(1)])
+            fetch_line(self.v.builder, self.v.builder.gep(self.array, [i]), ahead + k)
 
     def add(self, found: list[tuple[Any, Any]], totals: list[list[Any]], seen: Any) -> None:
         """A vector for each of the totals."""
