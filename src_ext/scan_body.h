@@ -51,11 +51,14 @@ FA_INLINE void NAME(fa_scan_pairs)(fa_scan_rule rule, const int how, const fa_sc
     ptrdiff_t j = 0;
     for (; j < lead; j++)
         FA_JOIN(NAME(fa_scan_pair), _1)(rule, how, &s, at + j, carry + j, follow + j);
-    ptrdiff_t groups = (width - j) / FA_SCAN_WIDE, k = j, step = FA_SCAN_WIDE;
-    j += groups * FA_SCAN_WIDE;
-    if (fa_scan_downwards(&s)) k = j - FA_SCAN_WIDE, step = -FA_SCAN_WIDE;
-    for (; groups > 0; groups--, k += step)
-        FA_JOIN(NAME(fa_scan_pair), FA_JOIN(_, FA_SCAN_WIDE))(rule, how, &s, at + k, carry + k, follow + k);
+    const ptrdiff_t first = j;
+    j += (width - j) / FA_SCAN_WIDE * FA_SCAN_WIDE;
+    if (fa_scan_downwards(&s))
+        for (ptrdiff_t k = j - FA_SCAN_WIDE; k >= first; k -= FA_SCAN_WIDE)
+            FA_JOIN(NAME(fa_scan_pair), FA_JOIN(_, FA_SCAN_WIDE))(rule, how, &s, at + k, carry + k, follow + k);
+    else
+        for (ptrdiff_t k = first; k < j; k += FA_SCAN_WIDE)
+            FA_JOIN(NAME(fa_scan_pair), FA_JOIN(_, FA_SCAN_WIDE))(rule, how, &s, at + k, carry + k, follow + k);
     for (; j + FA_SCAN_LANES <= width; j += FA_SCAN_LANES)
         FA_JOIN(NAME(fa_scan_pair), FA_JOIN(_, FA_SCAN_LANES))(rule, how, &s, at + j, carry + j, follow + j);
     for (; j < width; j++)
