@@ -4,20 +4,20 @@
  *    goes into arrays of one vector, the loop over such an array vectorises to a single instruction per operation, and
  *    the arrays to registers.  A loop over whole rows instead is as wide as the flags, 64 lanes, and spills.
  * b) Time-major streams: two steps and two vectors at a time over wide rows (scan_pair.h), so that carry and next
- *    value make the way to L1 and back half as often.  24 x 4096 and 128 x 4096 float32, a copy being 18 and 89 us: 36
- *    and 185 us (AVX2 42 and 219), as the arrays lie to one another up to 41 and 210.  Four steps meet the same sets of
+ *    value make the way to L1 and back half as often.  24 x 4096 and 128 x 4096 float32, a copy being 18 and 89 us: 33
+ *    and 176 us (AVX2 41 and 218), as the arrays lie to one another up to 41 and 210.  Four steps meet the same sets of
  *    L1 and take twice as long.  1024 x 4096: 3.0 ms, one step at a time 5.6, in blocks of 1024 streams 3.6, of 256
  *    4.6; 24 x 4096 as well in blocks: 41 to 42 us, so 40.  Prefetching the rows above: 128 x 4096 in 230 us, so 214.
  *    Three parts of a row by turns: 218, so 192.  What is left is conversions and stores: without a conversion of the
  *    returns 6 % less, without returns 25 %; summed in float, rounded twice, they would save 7 %.
- * c) Streams whose steps are neighbours, 128 of them and more, with AVX2: lanes are neighbouring steps (scan_line.h).
- *    10^6 steps with 0.1 % ends take 0.59 ms in float32 and 0.65 in float64 (AVX2 0.66 and 0.71), in chains 0.93 and
- *    0.78; without any end 0.59 and 0.68 (AVX2 0.64 and 0.71), in the one chain that is left 1.10. 64 x 1024: 44 and 35
- *    us (AVX2 52 and 46), in chains 65 and 53; 4096 x 16: 179 and 175, in chains 105 and 89. In SSE2's pairs it does not
- *    pay: gcc 12 takes the vectors apart, 4.6 ms. With truncations, where values of the states reached are loaded around
- *    the ends only: 0.67 and 0.86 ms, in one chain 2.3, or 4.6 where a fifth of the steps ends; 64 x 1024: 51 and 46 us,
- *    turned into lanes 131 and 147.  With a mask that keeps a beginning of each of 64 x 1024 (what follows a prompt): 42
- *    and 41 us, turned into lanes 127 and 141; runs of 16 steps 54 and 57, of 8 85 and 85, of 4 as turned.
+ * c) Streams whose steps are neighbours, of four steps and more, with AVX2: lanes are neighbouring steps (scan_line.h).
+ *    2^18 steps in rows of 8, 16, 64, 128: float32 175, 170, 168, 180 us, float64 152, 148, 147, 180, however many of
+ *    them end (AVX2 237, 232, 178 to 213, 192 to 235; 230, 226, 195 to 243, 203 to 250); in chains 570, 416, 287, 233,
+ *    where half of them end 1640, 1390, 1210, 280, with truncations turned into lanes 980, 700, 550, 410.  In one row
+ *    152 to 162 and 106 to 160 (AVX2 154 to 203, 131 to 200).  Row by row, each with its own flags, those of 8 took 330,
+ *    as do 21,845 of 12, whose lanes are not all full.  In SSE2's pairs it does not pay: gcc 12 takes the vectors apart,
+ *    10^6 steps in 4.6 ms.  With a mask that keeps a beginning of each of 64 x 1024 (what follows a prompt): 42 and 41
+ *    us, turned into lanes 127 and 141; runs of 16 steps 54 and 57, of 8 85 and 85, of 4 as turned.
  * d) Others go three at a time, each in a chain of scalars, and what is left alone is cut into chains where an episode
  *    ends: nothing passes there.  Chains at the same step of rows 4096 bytes apart wait for one another's stores.  With
  *    options, whose selections double a scalar's work, they are turned into lanes a few steps at a time: 64 x 1024
@@ -69,8 +69,11 @@ enum {
     FA_SCAN_NARROW = 64,  /* fewer streams than this go through all their steps in registers */
     FA_SCAN_TURN = 32,    /* steps turned at a time */
     FA_SCAN_CHAINS = 3,   /* of one stream; 2 and 4 are as fast within 5 %, for want of registers */
+    FA_SCAN_AT_ONCE = 4,  /* groups of a line's steps */
+    FA_SCAN_ROWS = FA_SCAN_LANES == 8 ? 64 : 28, /* steps up to which streams go along one line */
     FA_SCAN_APART = 8,    /* steps between the chains of long streams, lest they meet at one place of their pages */
-    FA_SCAN_LONG = 128,   /* steps from which on a plain stream goes along a line; below, chains are as fast */
+    FA_SCAN_LONG = 4,     /* steps from which on a stream goes along a line; shorter ones take as long in chains */
+    FA_SCAN_MASKED = 128, /* steps from which on it is looked for runs in a mask */
     FA_SCAN_RUN = 8,      /* steps between two borders of a mask, in the mean, from which on its runs go along lines */
     FA_SCAN_WORTH = 512,  /* steps: below, looking for chains costs more than they save */
     FA_PLAIN = 0,         /* neither mask nor truncations nor next values, and not a stream's first step taken */
@@ -464,19 +467,27 @@ typedef uint64_t fa_words __attribute__((vector_size(8 * FA_SCAN_LANES), may_ali
 #define FA_EACH_8(x) ((x) * 0x0101010101010101ull)
 #define FA_EACH FA_JOIN(FA_EACH_, FA_SCAN_LANES) /* the bits of all groups of lanes */
 
-typedef struct { /* the factor to the power of 1, 2, 4, and of the way from each lane to the one after the last */
-    fa_vector one, two, four, down[2]; /* the first lane's, the carry's from group to group, lies between the two */
-    uint64_t share;                    /* of 2^32 times, how often the second one is meant */
+typedef struct { /* the factor to the power of 1, 2, 4 in every lane, and of their number, which lies between the two */
+    fa_vector one, two, four, far[2];
+    uint64_t share; /* of 2^32 times, how often the second one is meant */
 } fa_powers;
 
-typedef struct { /* bits of 64 steps: whether anything passes to them from 1, 2, 4 steps later, from beyond their lanes */
-    uint64_t one, two, four, beyond;
+typedef struct { /* bits of 64 steps: whether what is 1, 2, 4 steps later, and as many as there are lanes, passes there */
+    uint64_t one, two, four, far;
 } fa_passes;
 
 typedef struct {
     fa_passes pass;
     uint64_t left, alive; /* bits of 64 steps: whether an episode is cut there; whether none terminates there */
+    uint64_t tops;        /* whether it is a stream's latest */
+    const void *after;    /* the value after the stream of the latest steps */
+    const ptrdiff_t *row; /* how far before it is that of a group's */
 } fa_line_flags;
+
+typedef struct { /* of the group after: its values, its sums of 1, 2, 4 and of all later steps */
+    fa_vector value, one, two, four, carry;
+    uint64_t turn, share; /* of 2^32 times, how often the second of two powers is meant: where bit 32 changes */
+} fa_later;
 
 /* The bits of a group's lanes.  From a register through a general one they take 1.4 cycles, from memory half of one;
  * left to itself gcc 12 loads them into a general register first. */
@@ -515,65 +526,139 @@ FA_INLINE fa_vector fa_every(double x)
     return x - (fa_vector){0};
 }
 
+/* x, and zeros after it. */
+FA_INLINE fa_vector fa_alone(double x)
+{
+    fa_vector alone = {0};
+    alone[0] = x;
+    return alone;
+}
+
+FA_INLINE fa_later fa_later_of(double carry, double follow)
+{
+    const fa_vector c = fa_alone(carry);
+    const fa_later at = {fa_alone(follow), c, c, c, c, 1ull << 31, 0};
+    return at;
+}
+
 /* A power rounded to one side adds its error up: of 10^6 rewards in [0, 1], by a factor of 0.9999 and 0.999999, with
  * AVX2 to 2e-13 and 2e-12 of the largest sum; to both by turns 7e-15 and 2e-14, in the same time. */
 FA_INLINE fa_powers fa_powers_of(double factor)
 {
     const double two = factor * factor;
     fa_powers p = {fa_every(factor), fa_every(two), fa_every(two * two), {{0}}, 0};
-    double power = 1.0, lost = 0.0;
-    for (int i = FA_SCAN_LANES - 1; i >= 0; i--) p.down[0][i] = power *= factor;
-    p.down[1] = p.down[0];
-    power = factor;
+    double power = factor, lost = 0.0;
     for (int k = 1; k < FA_SCAN_LANES; k *= 2) { /* power + lost is the factor to the k */
         const double more = 2.0 * power * lost, next = __builtin_fma(power, power, more);
         lost = __builtin_fma(power, power, -next) + more;
         power = next;
     }
     const double other = power + power * (lost > 0.0 ? 0x1p-52 : -0x1p-52);
-    p.down[0][0] = power, p.down[1][0] = other;
+    p.far[0] = fa_every(power), p.far[1] = fa_every(other);
     if (lost != 0.0) p.share = (uint64_t)(lost / (other - power) * 0x1p32);
     return p;
 }
 
-/* The lanes after the last hold 0: there only `beyond` has to stop at a group's border. */
-FA_INLINE fa_passes fa_passes_of(uint64_t open)
+/* Of 64 steps, nothing passing those that are not open, and of the 64 after them. */
+FA_INLINE fa_passes fa_passes_of(uint64_t open, const fa_passes *after)
 {
     fa_passes p;
     p.one = open;
-    p.two = open & open >> 1;
-    p.four = p.two & p.two >> 2;
+    p.two = p.one & (p.one >> 1 | after->one << 63);
+    p.far = p.four = p.two & (p.two >> 2 | after->two << 62);
 #if FA_SCAN_LANES == 8
-    p.beyond = open & (open >> 1 | FA_EACH(0x80));
-    p.beyond &= p.beyond >> 2 | FA_EACH(0xc0);
-    p.beyond &= p.beyond >> 4 | FA_EACH(0xf0);
-#else
-    p.beyond = open & (open >> 1 | FA_EACH(8));
-    p.beyond &= p.beyond >> 2 | FA_EACH(12);
+    p.far = p.four & (p.four >> 4 | after->four << 60);
 #endif
     return p;
 }
 
-FA_INLINE uint64_t fa_flag_bits(const unsigned char *flags, int n) /* bit i is set where flag i is; n <= 64 */
+/* The last of 64 bits are set where those of n flags are, n > 0; the others are 0. */
+FA_INLINE uint64_t fa_flag_bits(const unsigned char *flags, ptrdiff_t n)
 {
-    unsigned char some[64];
-    if (n < 64) {
-        memset(some, 0, 64);
-        memcpy(some, flags, (size_t)n);
-        flags = some;
-    }
 #if defined(__AVX512BW__)
-    const __m512i all = _mm512_loadu_si512(flags);
+    const __m512i all = _mm512_maskz_loadu_epi8(~0ull << (64 - n), flags + n - 64);
     return _mm512_test_epi8_mask(all, all);
 #else
-    uint64_t clear = 0;
-    for (int i = 0; i < 4; i++) {
-        const __m128i part = _mm_loadu_si128((const __m128i *)flags + i);
-        clear |= (uint64_t)(unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(part, _mm_setzero_si128())) << 16 * i;
+    uint64_t bits = 0;
+    const __m128i none = _mm_setzero_si128();
+    if (n >= 16) {
+        for (ptrdiff_t k = n; k > 0; k -= 16) {
+            const ptrdiff_t from = k < 16 ? 0 : k - 16;
+            const __m128i part = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(flags + from)), none);
+            bits |= (uint64_t)(unsigned)(_mm_movemask_epi8(part) ^ 0xffff) << (64 - n + from);
+        }
+    } else {
+        uint64_t low = 0, high = 0;
+        const int half = n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
+        if (half == 8) memcpy(&low, flags, 8), memcpy(&high, flags + n - 8, 8);
+        else if (half == 4) memcpy(&low, flags, 4), memcpy(&high, flags + n - 4, 4);
+        else if (half == 2) memcpy(&low, flags, 2), memcpy(&high, flags + n - 2, 2);
+        else low = high = flags[0];
+        const __m128i part = _mm_cmpeq_epi8(_mm_set_epi64x((long long)high, (long long)low), none);
+        const uint64_t found = (uint64_t)(unsigned)(_mm_movemask_epi8(part) ^ 0xffff);
+        bits = (found & 0xff) << (64 - n) | found >> 8 << (64 - half);
     }
-    return ~clear;
+    return bits;
 #endif
 }
+
+/* The last `some` lanes from and to memory; the others are 0, and left alone.  A masked store takes AMD's processors with
+ * AVX2 only 20 cycles. */
+#if FA_SCAN_LANES == 8
+#define FA_LAST(some) ((__mmask8)(0xff00 >> (some)))
+FA_INLINE void fa_last_from_float(double *x, const float *p, int some)
+{
+    _mm512_store_pd(x, _mm512_cvtps_pd(_mm256_maskz_loadu_ps(FA_LAST(some), p)));
+}
+FA_INLINE void fa_last_from_double(double *x, const double *p, int some)
+{
+    _mm512_store_pd(x, _mm512_maskz_loadu_pd(FA_LAST(some), p));
+}
+FA_INLINE void fa_last_to_float(float *p, const double *x, int some)
+{
+    _mm256_mask_storeu_ps(p, FA_LAST(some), _mm512_cvtpd_ps(_mm512_load_pd(x)));
+}
+FA_INLINE void fa_last_to_double(double *p, const double *x, int some)
+{
+    _mm512_mask_storeu_pd(p, FA_LAST(some), _mm512_load_pd(x));
+}
+#else
+FA_INLINE __m128i fa_last(int some)
+{
+    static const int32_t lanes[8] = {0, 0, 0, 0, -1, -1, -1, -1};
+    return _mm_loadu_si128((const __m128i *)(lanes + some));
+}
+FA_INLINE void fa_last_from_float(double *x, const float *p, int some)
+{
+    _mm256_store_pd(x, _mm256_cvtps_pd(_mm_maskload_ps(p, fa_last(some))));
+}
+FA_INLINE void fa_last_from_double(double *x, const double *p, int some)
+{
+    _mm256_store_pd(x, _mm256_maskload_pd(p, _mm256_cvtepi32_epi64(fa_last(some))));
+}
+FA_INLINE void fa_last_to_double(double *p, const double *x, int some)
+{
+    if (some == 4) {
+        _mm256_storeu_pd(p, _mm256_load_pd(x));
+        return;
+    }
+    const __m256d four = _mm256_load_pd(x);
+    const __m128d low = _mm256_castpd256_pd128(four), high = _mm256_extractf128_pd(four, 1);
+    if (some & 2) _mm_storeu_pd(p + 2, high);
+    if (some & 1) _mm_storeh_pd(some & 2 ? p + 1 : p + 3, some & 2 ? low : high);
+}
+FA_INLINE void fa_last_to_float(float *p, const double *x, int some)
+{
+    const __m128 four = _mm256_cvtpd_ps(_mm256_load_pd(x));
+    if (some == 4) {
+        _mm_storeu_ps(p, four);
+        return;
+    }
+    if (some & 2) _mm_storeh_pi((__m64 *)(p + 2), four);
+    const __m128 odd = some & 2 ? _mm_movehdup_ps(four) : _mm_shuffle_ps(four, four, 0xff);
+    if (some & 1) _mm_store_ss(some & 2 ? p + 1 : p + 3, odd);
+}
+#endif
 
 /* x in the lanes whose bit is set, 0 in the others; in all if `open`. */
 FA_INLINE fa_vector fa_only(fa_vector x, const int open, fa_lane_bits bits)
@@ -623,7 +708,7 @@ FA_INLINE int fa_goes_along_a_line(const fa_scan *w, double factor)
 /* Whether one is long, and what its mask keeps lies together. */
 static FA_UNUSED int fa_has_long_runs(const fa_scan *w, ptrdiff_t start, ptrdiff_t steps)
 {
-    if (steps < FA_SCAN_LONG) return 0;
+    if (!w->mask || steps < FA_SCAN_MASKED) return 0;
     const unsigned char *kept = w->mask ? w->mask + start : NULL;
     ptrdiff_t borders = 0;
     for (ptrdiff_t i = 1; kept && i < steps; i++) borders += kept[i] != kept[i - 1];

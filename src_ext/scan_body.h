@@ -181,10 +181,9 @@ static FA_UNUSED void NAME(fa_scan_side_by_side)(const fa_scan *w, const fa_scan
     }
 }
 
-/* Streams whose steps are neighbours, plain: long ones along a line; of others as many at once as there are chains, each
- * taking the next stream when its own ends.  The last ones, or a single one, go alone, cut into chains where that is
- * possible. */
-static FA_UNUSED void NAME(fa_scan_along_rows)(const fa_scan *w, const fa_scan_loops *loops)
+/* Streams whose steps are neighbours, plain, shorter than `whole`: as many at once as there are chains, each taking the
+ * next stream when its own ends.  The last ones, or a single one, go alone, cut into chains where that is possible. */
+static FA_UNUSED void NAME(fa_scan_along_rows)(const fa_scan *w, const fa_scan_loops *loops, ptrdiff_t whole)
 {
     const int how = FA_FIRST | (w->values ? FA_VALUED : 0);
     fa_chain chains[FA_SCAN_CHAINS];
@@ -197,13 +196,11 @@ static FA_UNUSED void NAME(fa_scan_along_rows)(const fa_scan *w, const fa_scan_l
             fa_chain *c = chains + k;
             for (; c->left == 0 && next < w->streams; next++) {
                 const ptrdiff_t start = fa_scan_begin(w, next), steps = fa_scan_end(w, next) - start;
+                if (steps >= whole) continue;
                 c->carry = 0.0, c->follow = w->last_values ? (double)((const REAL *)w->last_values)[next] : 0.0;
                 c->top = start + steps - 2, c->left = steps ? steps - 1 : 0;
                 if (steps) loops->rows(how, w, start + steps - 1, 1, 1, &c->carry, &c->follow, NULL);
-                if (steps >= FA_SCAN_LONG && fa_line_keeps(loops->factor)) {
-                    loops->line(w, start, steps - 1, loops->factor, &c->carry, &c->follow);
-                    c->left = 0;
-                } else if (steps > FA_SCAN_WORTH)
+                if (steps > FA_SCAN_WORTH)
                     loops->chains(w, c, 1, FA_SCAN_APART * k);
             }
             shared = c->left < shared ? c->left : shared;
@@ -285,10 +282,10 @@ static FA_UNUSED void NAME(fa_scan_runs)(const fa_scan *w, const fa_scan_loops *
     }
 }
 
-/* Streams whose steps are neighbours, with options: long ones along a line, if they may; of others as many as there are
- * lanes at once, each lane taking the next stream when its own ends.  A lane for which there is none does what another
- * does, into the same places. */
-static FA_UNUSED void NAME(fa_scan_turned_rows)(const fa_scan *w, const fa_scan_loops *loops)
+/* Streams whose steps are neighbours, with options, shorter than `whole`: long ones with a mask along a line, if they may;
+ * of others as many as there are lanes at once, each lane taking the next stream when its own ends.  A lane for which
+ * there is none does what another does, into the same places. */
+static FA_UNUSED void NAME(fa_scan_turned_rows)(const fa_scan *w, const fa_scan_loops *loops, ptrdiff_t whole)
 {
     const int how = (w->mask ? FA_MASKED : FA_CUT) | (w->values ? FA_VALUED : 0);
     FA_ALIGNED double carry[FA_SCAN_LANES] = {0}, follow[FA_SCAN_LANES] = {0};
@@ -303,7 +300,9 @@ static FA_UNUSED void NAME(fa_scan_turned_rows)(const fa_scan *w, const fa_scan_
                 start[i] = fa_scan_begin(w, next), left[i] = fa_scan_end(w, next) - start[i];
                 carry[i] = 0.0, seen[i] = 0;
                 follow[i] = w->last_values ? (double)((const REAL *)w->last_values)[next] : 0.0;
-                if (line && fa_has_long_runs(w, start[i], left[i])) {
+                if (left[i] >= whole)
+                    left[i] = 0;
+                else if (line && fa_has_long_runs(w, start[i], left[i])) {
                     NAME(fa_scan_runs)(w, loops, how, start[i], left[i], carry + i, follow + i, seen + i);
                     left[i] = 0;
                 }
@@ -328,12 +327,20 @@ static FA_UNUSED void NAME(fa_scan_turned_rows)(const fa_scan *w, const fa_scan_
 static FA_UNUSED void NAME(fa_scan_run)(const fa_scan *w, const fa_scan_loops *loops)
 {
     const int plain = w->mask == NULL && w->truncated == NULL && w->next_values == NULL;
-    if (w->time_stride != 1)
+    ptrdiff_t whole = PTRDIFF_MAX;
+    if (w->time_stride != 1) {
         NAME(fa_scan_side_by_side)(w, loops, plain);
-    else if (plain)
-        NAME(fa_scan_along_rows)(w, loops);
+        return;
+    }
+    if (w->mask == NULL && fa_goes_along_a_line(w, loops->factor)) {
+        whole = FA_SCAN_LONG;
+        if (w->offsets || w->steps >= whole) loops->line(w, 0, w->streams, loops->factor, NULL, NULL);
+        if (!w->offsets && w->steps >= whole) return;
+    }
+    if (plain)
+        NAME(fa_scan_along_rows)(w, loops, whole);
     else
-        NAME(fa_scan_turned_rows)(w, loops);
+        NAME(fa_scan_turned_rows)(w, loops, whole);
 }
 
 #undef REAL

@@ -1,8 +1,9 @@
 /* The loop over neighbouring steps of one stream, none of them masked, LANES at a time; included by scan_body.h.
  *
  * A rule is affine in the carry, and by one factor wherever the trace goes on.  So each step is taken with a carry of 0;
- * three times (with four lanes, two) what was found 1, 2, 4 steps later is added to it, by the factor to that power; and
- * then the carry from beyond the lanes, by the power of its way.  Nothing is added from beyond an episode's end.
+ * by powers of the factor, what was found one step later is added to it, which makes sums of two, such a sum two steps
+ * later, and with eight lanes one of four steps four later.  They are the group's after, too: at last what is carried
+ * LANES steps later is added, of a whole chain one multiplication with a sum.  Nothing passes an episode's end.
  * Neighbours are summed first: near 1e308 they may overflow where one after the other would not.
  */
 
@@ -13,95 +14,185 @@ typedef struct {
     REAL *out, *returns;
     double gamma, lam;
     fa_powers p;
-    fa_vector carry, follow;
-    uint64_t turn; /* whose bit 32 changes where the second of two powers is meant */
 } NAME(fa_line);
 
-/* `groups` times LANES steps from `t` on, group `first` and later ones of `flags`; if `open`, no episode ends in them.
- * Each stage is done of all groups before the next: one group after the other, they wait (10^6 float32: 0.67 ms). */
-FA_INLINE void NAME(fa_line_groups)(fa_scan_rule rule, const int how, const int groups, const int open,
-                                    NAME(fa_line) *s, ptrdiff_t t, const fa_line_flags *flags, int first)
+FA_INLINE void NAME(fa_line_take)(double *x, const REAL *p, const int whole, int some)
 {
-    fa_vector c[4], v[4];
-    const fa_vector none = {0};
+    if (whole) NAME(fa_lanes_from)(x, p, LANES);
+    else NAME(fa_last_from)(x, p, some);
+}
+
+FA_INLINE void NAME(fa_line_give)(REAL *p, const double *x, const int whole, int some)
+{
+    if (whole) NAME(fa_lanes_to)(p, x, LANES);
+    else NAME(fa_last_to)(p, x, some);
+}
+
+/* `groups` times LANES steps from `t` on, group `g` and later ones of `flags`: all of them if `whole`, of one the last
+ * `some` else.  If `open`, nothing ends in them or as many steps later; if `anew`, streams begin among them.
+ * Each stage is done of all groups before the next: one group after the other, they wait. */
+FA_INLINE void NAME(fa_line_groups)(fa_scan_rule rule, const int how, const int anew, const int open, const int groups,
+                                    const int whole, const NAME(fa_line) *s, fa_later *at, ptrdiff_t t,
+                                    const fa_line_flags *flags, int g, int some)
+{
+    fa_vector c[4], v[4], before;
     const int valued = how & FA_VALUED, cut = !open && how & FA_CUT, reached = how & FA_REACHED;
     const fa_passes *pass = &flags->pass;
-    const uint64_t turn = s->turn + s->p.share;
-    const fa_vector down = s->p.down[sizeof(REAL) == sizeof(double) ? (turn ^ s->turn) >> 32 & 1 : 0];
-    s->turn = turn;
     FA_UNROLL
-    for (int g = groups - 1; g >= 0; g--) {
-        FA_ALIGNED double r[LANES], x[LANES] = {0}, f[LANES] = {0}, o[LANES], going[LANES], d[LANES];
-        NAME(fa_lanes_from)(r, s->rewards + t + g * LANES, LANES);
-        *(fa_vector *)going = fa_every(1.0);
-        if (valued) {
-            NAME(fa_lanes_from)(x, s->values + t + g * LANES, LANES);
-            v[g] = *(const fa_vector *)x;
-            *(fa_vector *)f = FA_LATER(v[g], s->follow, 1);
-            s->follow = v[g];
-        }
+    for (int k = groups - 1; k >= 0; k--) {
+        FA_ALIGNED double r[LANES], x[LANES] = {0}, f[LANES] = {0}, o[LANES], on[LANES], off[LANES];
+        NAME(fa_line_take)(r, s->rewards + t + k * LANES, whole, some);
+        if (valued) NAME(fa_line_take)(x, s->values + t + k * LANES, whole, some);
+        v[k] = *(const fa_vector *)x;
+        fa_vector later = k + 1 < groups ? v[k + 1] : at->value;
+        if (anew && flags->tops >> ((g + k) * LANES + LANES - 1) & 1)
+            later = fa_alone((double)((const REAL *)flags->after)[-flags->row[g + k]]);
+        if (valued || anew) *(fa_vector *)f = FA_LATER(v[k], later, 1);
         if (cut || reached) {
-            NAME(fa_lanes_from)(o, s->ahead + t + g * LANES, LANES);
-            const fa_vector there = *(const fa_vector *)o, later = *(const fa_vector *)f;
-            const fa_vector next = reached ? there : fa_either(fa_group_bits(&flags->left, first + g), there, later);
-            *(fa_vector *)f = fa_only(next, 0, fa_group_bits(&flags->alive, first + g));
-            *(fa_vector *)going = fa_only(fa_every(1.0), open, fa_group_bits(&pass->one, first + g));
-        } else if (valued)
-            *(fa_vector *)f = fa_only(*(const fa_vector *)f, open, fa_group_bits(&pass->one, first + g));
+            NAME(fa_line_take)(o, s->ahead + t + k * LANES, whole, some);
+            const fa_vector there = *(const fa_vector *)o, next = *(const fa_vector *)f;
+            *(fa_vector *)f = reached ? there : fa_either(fa_group_bits(&flags->left, g + k), there, next);
+        }
+        if (anew || cut || reached)
+            *(fa_vector *)f = fa_only(*(const fa_vector *)f, 0, fa_group_bits(&flags->alive, g + k));
+        else if (valued)
+            *(fa_vector *)f = fa_only(*(const fa_vector *)f, open, fa_group_bits(&pass->one, g + k));
+        /* Were it chosen in the rule, gcc would round the product here and there. */
         FA_SCAN_SIMD
-        for (int i = 0; i < LANES; i++) d[i] = rule(r[i], x[i], f[i], 0.0, 1.0, going[i], s->gamma, s->lam);
-        c[g] = *(const fa_vector *)d;
+        for (int i = 0; i < LANES; i++) on[i] = rule(r[i], x[i], f[i], 0.0, 1.0, 1.0, s->gamma, s->lam);
+        FA_SCAN_SIMD
+        for (int i = 0; i < LANES; i++) off[i] = rule(r[i], x[i], f[i], 0.0, 1.0, 0.0, s->gamma, s->lam);
+        c[k] = *(const fa_vector *)on;
+        if (anew || cut) c[k] = fa_either(fa_group_bits(&pass->one, g + k), c[k], *(const fa_vector *)off);
     }
-    FA_UNROLL
-    for (int g = groups - 1; g >= 0; g--)
-        c[g] = fa_pass(c[g], FA_LATER(c[g], none, 1), s->p.one, open, fa_group_bits(&pass->one, first + g));
-    FA_UNROLL
-    for (int g = groups - 1; g >= 0; g--)
-        c[g] = fa_pass(c[g], FA_LATER(c[g], none, 2), s->p.two, open, fa_group_bits(&pass->two, first + g));
+    at->value = v[0];
+#define FA_STAGE(sums, steps)                                                                                          \
+    before = c[0];                                                                                                     \
+    FA_UNROLL                                                                                                          \
+    for (int k = 0; k < groups; k++)                                                                                   \
+        c[k] = fa_pass(c[k], FA_LATER(c[k], k + 1 < groups ? c[k + 1] : at->sums, steps), s->p.sums, open,             \
+                       fa_group_bits(&pass->sums, g + k));                                                             \
+    at->sums = before;
+    FA_STAGE(one, 1)
+    FA_STAGE(two, 2)
 #if FA_SCAN_LANES == 8
-    FA_UNROLL
-    for (int g = groups - 1; g >= 0; g--)
-        c[g] = fa_pass(c[g], FA_LATER(c[g], none, 4), s->p.four, open, fa_group_bits(&pass->four, first + g));
+    FA_STAGE(four, 4)
 #endif
+#undef FA_STAGE
     FA_UNROLL
-    for (int g = groups - 1; g >= 0; g--) {
+    for (int k = groups - 1; k >= 0; k--) {
         FA_ALIGNED double y[LANES], q[LANES], x[LANES];
-        c[g] = fa_pass(c[g], s->carry, down, open, fa_group_bits(&pass->beyond, first + g));
-        s->carry = fa_every(c[g][0]);
-        *(fa_vector *)y = c[g];
-        NAME(fa_lanes_to)(s->out + t + g * LANES, y, LANES);
+        const uint64_t turn = at->turn + at->share;
+        const fa_vector far = s->p.far[sizeof(REAL) == sizeof(double) && !anew ? (turn ^ at->turn) >> 32 & 1 : 0];
+        at->turn = turn;
+        at->carry = fa_pass(c[k], at->carry, far, open, fa_group_bits(&pass->far, g + k));
+        *(fa_vector *)y = at->carry;
+        NAME(fa_line_give)(s->out + t + k * LANES, y, whole, some);
         if (!valued) continue;
-        *(fa_vector *)x = v[g];
+        *(fa_vector *)x = v[k];
         FA_SCAN_SIMD
         for (int i = 0; i < LANES; i++) q[i] = y[i] + x[i];
-        NAME(fa_lanes_to)(s->returns + t + g * LANES, q, LANES);
+        NAME(fa_line_give)(s->returns + t + k * LANES, q, whole, some);
     }
 }
 
-/* `steps` steps from `start` on, in blocks of 64 from the latest on, what is less than LANES one by one. */
+#define FA_GROUPS(anew, open, groups, whole)                                                                           \
+    do {                                                                                                               \
+        g -= groups;                                                                                                   \
+        NAME(fa_line_groups)(rule, how, anew, open, groups, whole, s, at, zero + g * LANES, &flags, g, some);          \
+    } while (0)
+
+FA_INLINE void NAME(fa_line_look)(const fa_scan *w, const int how, fa_line_flags *flags, ptrdiff_t end, ptrdiff_t left)
+{
+    const uint64_t over = fa_flag_bits(w->terminated + end - left, left);
+    const uint64_t cut = how & FA_CUT && w->truncated ? fa_flag_bits(w->truncated + end - left, left) : 0;
+    flags->pass = fa_passes_of(~(over | cut | flags->tops), &flags->pass), flags->left = cut, flags->alive = ~over;
+}
+
+/* `steps` steps from `start` on, in blocks of 64 from the latest on; `after`: the value after a stream, or NULL if these
+ * steps go on with what is later. */
+FA_INLINE void NAME(fa_line_steps)(fa_scan_rule rule, const int how, const fa_scan *w, const NAME(fa_line) *s,
+                                   fa_later *at, ptrdiff_t start, ptrdiff_t steps, const REAL *after)
+{
+    static const ptrdiff_t row[64 / LANES] = {0};
+    fa_line_flags flags = {{~0ull, ~0ull, ~0ull, ~0ull}, 0, 0, after ? 1ull << 63 : 0, after, row};
+    for (ptrdiff_t end = start + steps; end > start; end -= 64) {
+        const ptrdiff_t left = end - start < 64 ? end - start : 64, zero = end - 64;
+        const int some = (int)left & (LANES - 1), bottom = 64 / LANES - (int)left / LANES;
+        int g = 64 / LANES;
+        NAME(fa_line_look)(w, how, &flags, end, left);
+        if (flags.tops && left < LANES) {
+            FA_GROUPS(1, 0, 1, 0);
+            return;
+        }
+        uint64_t ends = ~flags.pass.far;
+        if (flags.tops) {
+            if (g - bottom >= FA_SCAN_AT_ONCE) FA_GROUPS(1, 0, FA_SCAN_AT_ONCE, 1);
+            else FA_GROUPS(1, 0, 1, 1);
+            flags.tops = 0, ends &= ~0ull >> LANES;
+        }
+        if (g - bottom >= FA_SCAN_AT_ONCE && ends == 0)
+            while (g - bottom >= FA_SCAN_AT_ONCE) FA_GROUPS(0, 1, FA_SCAN_AT_ONCE, 1);
+        while (g - bottom >= FA_SCAN_AT_ONCE) FA_GROUPS(0, 0, FA_SCAN_AT_ONCE, 1);
+        while (g > bottom) FA_GROUPS(0, 0, 1, 1);
+        if (some) FA_GROUPS(0, 0, 1, 0);
+        at->share = s->p.share; /* not of the first 64: rows of as many go one way or the other */
+    }
+}
+
+/* Streams of as many steps, a multiple of LANES of at most FA_SCAN_ROWS, from the `first`-th to before the `last`-th: as
+ * many at once as have no more than 64 together. */
+FA_INLINE void NAME(fa_line_rows)(fa_scan_rule rule, const int how, const fa_scan *w, const NAME(fa_line) *s,
+                                  ptrdiff_t first, ptrdiff_t last)
+{
+    const ptrdiff_t steps = w->steps, most = 64 / steps;
+    const REAL none = 0, *follow = (const REAL *)w->last_values;
+    fa_later later = fa_later_of(0.0, 0.0), *at = &later;
+    ptrdiff_t row[64 / LANES] = {0};
+    fa_line_flags flags = {{0, 0, 0, 0}, 0, 0, 0, &none, row};
+    for (ptrdiff_t k = 0; k < most; k++) flags.tops |= 1ull << (63 - k * steps);
+    for (ptrdiff_t k = 0; follow && k < most * steps / LANES; k++) row[64 / LANES - 1 - k] = k * LANES / steps;
+    for (ptrdiff_t rows; last > first; last -= rows) {
+        rows = last - first < most ? last - first : most;
+        const ptrdiff_t zero = last * steps - 64;
+        const int some = 0, bottom = (int)(64 - rows * steps) / LANES;
+        int g = 64 / LANES;
+        if (follow) flags.after = follow + last - 1;
+        NAME(fa_line_look)(w, how, &flags, last * steps, rows * steps);
+        while (g - bottom >= FA_SCAN_AT_ONCE) FA_GROUPS(1, 0, FA_SCAN_AT_ONCE, 1);
+        while (g > bottom) FA_GROUPS(1, 0, 1, 1);
+    }
+}
+#undef FA_GROUPS
+
+/* What is carried is that of the step after `steps` steps from `start` on; or where nothing is, whole streams, those of
+ * `steps` from the `start`-th on that are long enough. */
 FA_INLINE void NAME(fa_scan_line)(fa_scan_rule rule, const int how, const fa_scan *w, ptrdiff_t start, ptrdiff_t steps,
                                   double factor, double *carry, double *follow)
 {
-    NAME(fa_line) s = {(const REAL *)w->rewards, (const REAL *)w->values,
-                       (const REAL *)(how & FA_REACHED ? w->next_values : w->final_values),
-                       (REAL *)w->out, (REAL *)w->returns,
-                       w->gamma, w->lam, fa_powers_of(factor), fa_every(*carry), fa_every(*follow), 1ull << 31};
-    ptrdiff_t left = steps;
-    while (left >= LANES) {
-        int g = left < 64 ? (int)left / LANES : 64 / LANES;
-        left -= g * LANES;
-        const ptrdiff_t t = start + left;
-        const uint64_t over = fa_flag_bits(w->terminated + t, g * LANES);
-        const uint64_t cut = how & FA_CUT && w->truncated ? fa_flag_bits(w->truncated + t, g * LANES) : 0;
-        const fa_line_flags flags = {fa_passes_of(~(over | cut)), cut, ~over};
-        for (; (over | cut) == 0 && g >= 4; g -= 4)
-            NAME(fa_line_groups)(rule, how, 4, 1, &s, t + (g - 4) * LANES, &flags, g - 4);
-        for (; g >= 4; g -= 4) NAME(fa_line_groups)(rule, how, 4, 0, &s, t + (g - 4) * LANES, &flags, g - 4);
-        for (; g; g--) NAME(fa_line_groups)(rule, how, 1, 0, &s, t + (g - 1) * LANES, &flags, g - 1);
+    const NAME(fa_line) s = {(const REAL *)w->rewards, (const REAL *)w->values,
+                             (const REAL *)(how & FA_REACHED ? w->next_values : w->final_values),
+                             (REAL *)w->out, (REAL *)w->returns,
+                             w->gamma, w->lam, fa_powers_of(factor)};
+    if (carry) {
+        if (steps <= 0) return;
+        fa_later at = fa_later_of(*carry, *follow);
+        NAME(fa_line_steps)(rule, how, w, &s, &at, start, steps, NULL);
+        FA_ALIGNED double c[LANES], f[LANES];
+        *(fa_vector *)c = at.carry, *(fa_vector *)f = at.value;
+        *carry = c[-steps & (LANES - 1)], *follow = f[-steps & (LANES - 1)];
+        return;
     }
-    *carry = s.carry[0], *follow = s.follow[0];
-    unsigned char seen = 0xff;
-    if (left) NAME(fa_scan_across)(rule, how & ~FA_REACHED, w, start + left - 1, left, 1, carry, follow, &seen);
+    if (!w->offsets && w->steps <= FA_SCAN_ROWS && w->steps % LANES == 0) {
+        NAME(fa_line_rows)(rule, how, w, &s, start, start + steps);
+        return;
+    }
+    for (ptrdiff_t stream = start; stream < start + steps; stream++) {
+        const ptrdiff_t begin = fa_scan_begin(w, stream), length = fa_scan_end(w, stream) - begin;
+        const REAL none = 0, *last = w->last_values ? (const REAL *)w->last_values + stream : &none;
+        fa_later at = fa_later_of(0.0, 0.0);
+        if (length >= FA_SCAN_LONG) NAME(fa_line_steps)(rule, how, w, &s, &at, begin, length, last);
+    }
 }
 
 #undef LANES

@@ -145,6 +145,63 @@ def test_long_streams(monkeypatch, dtype, ends, option):
                     np.testing.assert_allclose(g, w, **near)
 
 
+@pytest.mark.parametrize("option", ["none", "final", "next", "next, uncut"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_of_every_length(monkeypatch, dtype, option):
+    """Several at once, or one after the other where no whole lanes fit: the bits of packed ones and of each alone."""
+    from fastalign.backends import cython_cpu
+
+    need("cython", cython_cpu.why_not())
+    rng = np.random.default_rng(8)
+    for steps in (*range(1, 66), 72, 100, 128, 131):
+        count = 1 + steps % 11
+        size, ends = steps * count, (0.0, 0.05, 0.4)[steps % 3]
+        given = dict(zip(("rewards", "values"), rng.standard_normal((2, size)).astype(dtype), strict=True))
+        given["terminated"] = rng.random(size) < ends
+        given |= reached(rng, option, given["terminated"], rng.random(size) < ends, dtype)
+        if "last_values" in given:
+            given["last_values"] = rng.standard_normal(count).astype(dtype)
+        rows = {name: x if name == "last_values" else x.reshape(count, steps) for name, x in given.items()}
+        rows["layout"] = "NT"
+        for valued in (True, False):
+            if not valued:
+                del given["values"], rows["values"]
+            function = gae if valued else lambda **options: (discounted_returns(**options),)
+            for gamma in (0.99, 1.0, 0.0):
+                want = function(**widened(rows), gamma=gamma, backend="numpy")
+                for isa in cython_cpu.isas():
+                    monkeypatch.setattr(cython_cpu, "core", lambda isa=isa: cython_cpu.load(isa))
+                    got = function(**rows, gamma=gamma, backend="cython")
+                    close(got, want, dtype)
+                    offsets = np.arange(count + 1) * steps
+                    packed_ones = function(**given, cu_seqlens=offsets, gamma=gamma, backend="cython")
+                    np.testing.assert_array_equal(np.reshape(packed_ones, np.shape(got)), got)
+                    for b, part in enumerate(parts_of(given, offsets)):
+                        alone = function(**part, gamma=gamma, backend="cython")
+                        np.testing.assert_array_equal(alone, np.array(got)[:, b])
+
+
+@pytest.mark.parametrize("value", [NAN, np.inf, -np.inf])
+def test_what_is_not_finite_stays_in_its_row(monkeypatch, value):
+    """Among rows that go along one line, at every place of the one in the middle; and no step is left out."""
+    from fastalign.backends import cython_cpu
+
+    need("cython", cython_cpu.why_not())
+    rng = np.random.default_rng(9)
+    for steps in (4, 7, 8, 16, 24, 30):
+        given = {name: rng.standard_normal((5, steps)) for name in ("rewards", "values")}
+        given |= {"last_values": rng.standard_normal(5), "terminated": rng.random((5, steps)) < 0.1, "layout": "NT"}
+        for name, at in (*((name, t) for name in ("rewards", "values") for t in range(steps)), ("last_values", None)):
+            odd = given | {name: given[name].copy()}
+            odd[name][2 if at is None else (2, at)] = value
+            want = gae(**odd, backend="numpy")
+            for isa in cython_cpu.isas():
+                monkeypatch.setattr(cython_cpu, "core", lambda isa=isa: cython_cpu.load(isa))
+                out = tuple(np.full((5, steps), 7.0) for _ in range(2))
+                for g, w in zip(gae(**odd, out=out, backend="cython"), want, strict=True):
+                    np.testing.assert_allclose(g, w, rtol=1e-13, atol=1e-13)
+
+
 def masks(rng, steps):
     """Rows of nothing, of everything, of a beginning, of an end, of runs of ever more steps."""
     place = np.arange(steps)
