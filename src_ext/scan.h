@@ -469,7 +469,7 @@ typedef uint64_t fa_words __attribute__((vector_size(8 * FA_SCAN_LANES), may_ali
 
 typedef struct { /* the factor to the power of 1, 2, 4 in every lane, and of their number, which lies between the two */
     fa_vector one, two, four, far[2];
-    uint64_t share; /* of 2^32 times, how often the second one is meant */
+    uint64_t share; /* of 2^32 times 64 steps, how often the second one is meant */
 } fa_powers;
 
 typedef struct { /* bits of 64 steps: whether what is 1, 2, 4 steps later, and as many as there are lanes, passes there */
@@ -484,9 +484,8 @@ typedef struct {
     const ptrdiff_t *row; /* how far before it is that of a group's */
 } fa_line_flags;
 
-typedef struct { /* of the group after: its values, its sums of 1, 2, 4 and of all later steps */
-    fa_vector value, one, two, four, carry;
-    uint64_t turn, share; /* of 2^32 times, how often the second of two powers is meant: where bit 32 changes */
+typedef struct { /* of the group after: its values, its sums of 1, 2, 4 and of all later steps; and the power that these meet */
+    fa_vector value, one, two, four, carry, far;
 } fa_later;
 
 /* The bits of a group's lanes.  From a register through a general one they take 1.4 cycles, from memory half of one;
@@ -534,10 +533,10 @@ FA_INLINE fa_vector fa_alone(double x)
     return alone;
 }
 
-FA_INLINE fa_later fa_later_of(double carry, double follow)
+FA_INLINE fa_later fa_later_of(const fa_powers *p, double carry, double follow)
 {
     const fa_vector c = fa_alone(carry);
-    const fa_later at = {fa_alone(follow), c, c, c, c, 1ull << 31, 0};
+    const fa_later at = {fa_alone(follow), c, c, c, c, p->far[0]};
     return at;
 }
 

@@ -82,10 +82,7 @@ FA_INLINE void NAME(fa_line_groups)(fa_scan_rule rule, const int how, const int 
     FA_UNROLL
     for (int k = groups - 1; k >= 0; k--) {
         FA_ALIGNED double y[LANES], q[LANES], x[LANES];
-        const uint64_t turn = at->turn + at->share;
-        const fa_vector far = s->p.far[sizeof(REAL) == sizeof(double) && !anew ? (turn ^ at->turn) >> 32 & 1 : 0];
-        at->turn = turn;
-        at->carry = fa_pass(c[k], at->carry, far, open, fa_group_bits(&pass->far, g + k));
+        at->carry = fa_pass(c[k], at->carry, at->far, open, fa_group_bits(&pass->far, g + k));
         *(fa_vector *)y = at->carry;
         NAME(fa_line_give)(s->out + t + k * LANES, y, whole, some);
         if (!valued) continue;
@@ -116,6 +113,7 @@ FA_INLINE void NAME(fa_line_steps)(fa_scan_rule rule, const int how, const fa_sc
 {
     static const ptrdiff_t row[64 / LANES] = {0};
     fa_line_flags flags = {{~0ull, ~0ull, ~0ull, ~0ull}, 0, 0, after ? 1ull << 63 : 0, after, row};
+    uint64_t turn = 1ull << 31; /* whose bit 32 changes where the second of two powers is meant */
     for (ptrdiff_t end = start + steps; end > start; end -= 64) {
         const ptrdiff_t left = end - start < 64 ? end - start : 64, zero = end - 64;
         const int some = (int)left & (LANES - 1), bottom = 64 / LANES - (int)left / LANES;
@@ -136,7 +134,10 @@ FA_INLINE void NAME(fa_line_steps)(fa_scan_rule rule, const int how, const fa_sc
         while (g - bottom >= FA_SCAN_AT_ONCE) FA_GROUPS(0, 0, FA_SCAN_AT_ONCE, 1);
         while (g > bottom) FA_GROUPS(0, 0, 1, 1);
         if (some) FA_GROUPS(0, 0, 1, 0);
-        at->share = s->p.share; /* not of the first 64: rows of as many go one way or the other */
+        if (sizeof(REAL) == sizeof(double)) {
+            const uint64_t next = turn + s->p.share;
+            at->far = s->p.far[(turn ^ next) >> 32 & 1], turn = next;
+        }
     }
 }
 
@@ -147,7 +148,7 @@ FA_INLINE void NAME(fa_line_rows)(fa_scan_rule rule, const int how, const fa_sca
 {
     const ptrdiff_t steps = w->steps, most = 64 / steps;
     const REAL none = 0, *follow = (const REAL *)w->last_values;
-    fa_later later = fa_later_of(0.0, 0.0), *at = &later;
+    fa_later later = fa_later_of(&s->p, 0.0, 0.0), *at = &later;
     ptrdiff_t row[64 / LANES] = {0};
     fa_line_flags flags = {{0, 0, 0, 0}, 0, 0, 0, &none, row};
     for (ptrdiff_t k = 0; k < most; k++) flags.tops |= 1ull << (63 - k * steps);
@@ -176,7 +177,7 @@ FA_INLINE void NAME(fa_scan_line)(fa_scan_rule rule, const int how, const fa_sca
                              w->gamma, w->lam, fa_powers_of(factor)};
     if (carry) {
         if (steps <= 0) return;
-        fa_later at = fa_later_of(*carry, *follow);
+        fa_later at = fa_later_of(&s.p, *carry, *follow);
         NAME(fa_line_steps)(rule, how, w, &s, &at, start, steps, NULL);
         FA_ALIGNED double c[LANES], f[LANES];
         *(fa_vector *)c = at.carry, *(fa_vector *)f = at.value;
@@ -190,7 +191,7 @@ FA_INLINE void NAME(fa_scan_line)(fa_scan_rule rule, const int how, const fa_sca
     for (ptrdiff_t stream = start; stream < start + steps; stream++) {
         const ptrdiff_t begin = fa_scan_begin(w, stream), length = fa_scan_end(w, stream) - begin;
         const REAL none = 0, *last = w->last_values ? (const REAL *)w->last_values + stream : &none;
-        fa_later at = fa_later_of(0.0, 0.0);
+        fa_later at = fa_later_of(&s.p, 0.0, 0.0);
         if (length >= FA_SCAN_LONG) NAME(fa_line_steps)(rule, how, w, &s, &at, begin, length, last);
     }
 }
