@@ -10,14 +10,18 @@
  *    4.6; 24 x 4096 as well in blocks: 41 to 42 us, so 40.  Prefetching the rows above: 128 x 4096 in 230 us, so 214.
  *    Three parts of a row by turns: 218, so 192.  What is left is conversions and stores: without a conversion of the
  *    returns 6 % less, without returns 25 %; summed in float, rounded twice, they would save 7 %.
+ *    A Xeon of the fifth generation: 24 x 4096 in 81 us (AVX2 85), a copy 27, where all arrays begin at the same place of
+ *    their pages; 832 bytes further on each, 55 (58).  No help: blocks of 256 to 2048 streams 84 to 92 (78 to 84), asking
+ *    for other rows 88 to 97 in AVX2, carry and next value in registers through all steps 103 and more.
  * c) Streams whose steps are neighbours, of four steps and more, with AVX2: lanes are neighbouring steps (scan_line.h).
- *    2^18 steps in rows of 8, 16, 64, 128: float32 175, 170, 168, 180 us, float64 152, 148, 147, 180, however many of
- *    them end (AVX2 237, 232, 178 to 213, 192 to 235; 230, 226, 195 to 243, 203 to 250); in chains 570, 416, 287, 233,
+ *    2^18 steps in rows of 8, 16, 64, 128: float32 175, 172, 168, 180 us, float64 152, 145, 145, 170, however many of
+ *    them end (AVX2 240, 235, 178 to 226, 190 to 238; 230, 226, 195 to 260, 200 to 250); in chains 570, 416, 287, 233,
  *    where half of them end 1640, 1390, 1210, 280, with truncations turned into lanes 980, 700, 550, 410.  In one row
- *    152 to 162 and 106 to 160 (AVX2 154 to 203, 131 to 200).  Row by row, each with its own flags, those of 8 took 330,
- *    as do 21,845 of 12, whose lanes are not all full.  In SSE2's pairs it does not pay: gcc 12 takes the vectors apart,
- *    10^6 steps in 4.6 ms.  With a mask that keeps a beginning of each of 64 x 1024 (what follows a prompt): 42 and 41
- *    us, turned into lanes 127 and 141; runs of 16 steps 54 and 57, of 8 85 and 85, of 4 as turned.
+ *    150 to 165 and 106 to 151 (AVX2 154 to 214, 130 to 205).  Row by row, each with its own flags, those of 8 took 330,
+ *    as do 21,845 of 12, whose lanes are not all full, 370: 12 ns a row (not masked stores: in parts as long).  In SSE2's
+ *    pairs it does not pay: gcc 12 takes the vectors apart, 10^6 steps in 4.6 ms.  With a mask that keeps a beginning of
+ *    each of 64 x 1024 (what follows a prompt): 42 and 41 us, turned into lanes 127 and 141; runs of 16 steps 54 and 57,
+ *    of 8 85 and 85, of 4 as turned.
  * d) Others go three at a time, each in a chain of scalars, and what is left alone is cut into chains where an episode
  *    ends: nothing passes there.  Chains at the same step of rows 4096 bytes apart wait for one another's stores.  With
  *    options, whose selections double a scalar's work, they are turned into lanes a few steps at a time: 64 x 1024
@@ -488,7 +492,8 @@ typedef struct { /* of the group after: its values, its sums of 1, 2, 4 and of a
     fa_vector value, one, two, four, carry, far;
 } fa_later;
 
-/* The bits of a group's lanes.  From a register through a general one they take 1.4 cycles, from memory half of one;
+/* The bits of a group's lanes; with AVX2 lanes chosen by a sign, shifted there, take longer than masks from a table: one
+ * row with ends 233 us, so 203.  From a register through a general one they take 1.4 cycles, from memory half of one;
  * left to itself gcc 12 loads them into a general register first. */
 #if FA_SCAN_LANES == 8
 typedef __mmask8 fa_lane_bits;
