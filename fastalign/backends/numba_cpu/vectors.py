@@ -9,7 +9,7 @@ AVX-512 float64 0.338 for 0.358, with entropy float32 0.126 for 0.141, with AVX2
 
 ns per element of 64 x 32,000, float32, float64, bfloat16, float16; with entropy; the extension's in the same run:
 AVX-512   0.125 0.347 0.117 0.131   0.143 0.379 0.155 0.165   0.110 0.331 0.106 0.118   0.132 0.370 0.144 0.155
-AVX2      0.174 0.598 0.200 0.181   0.214 0.650 0.229 0.221   0.138 0.470 0.148 0.148   0.166 0.540 0.176 0.170
+AVX2      0.175 0.556 0.200 0.183   0.201 0.595 0.229 0.209   0.138 0.470 0.148 0.148   0.166 0.540 0.176 0.170
 By the loops of tiles.py float64 in AVX2 comes to 0.67 at best, counting halves of octaves and pairs of the polynomial
 by f^2; in AVX-512 that takes 0.54.  AVX2 with a stack aligned to 64 bytes: nothing gained.
 """
@@ -25,12 +25,16 @@ from numba.core import cgutils
 from .access import LINE, fetch_line, intrinsic
 
 INT = ir.IntType(32)
+EIGHT = ir.VectorType(INT, 8)
 DOWN = 9  # rounding, without exceptions
 # Vectors at once, of halves too.  By 1, 2, 4, of a tile in L1: AVX-512 0.108 0.104 0.106, float64 0.334 0.320 0.313
 # (from memory 2 is 5 % faster), halves 0.125 0.120 0.118; AVX2, by 1, 2: 0.159 0.159, with entropy 0.185 0.223, float64
 # 0.616 0.619, halves 0.182 0.222.  By turns, of more totals, AVX2 spills: 0.165, with entropy 0.240.  Halves of AVX-512
 # with their distances first: 0.118 0.157 for 0.114 0.150; bfloat16 widened one by one: 0.119 for 0.100.
 BESIDE = {("z", False): 2, ("z", True): 4, ("y", False): 1, ("y", True): 1}
+# How many of the constants AVX2, of 16 registers, reads from memory: 1 and the tables, of float64 half of the series.
+# None, 2, 3, 4, 7: float32 0.159 0.144 0.144 0.151 0.150, float64 0.616 0.584 0.549 0.548 0.507.
+FROM_MEMORY = {("z", "float"): 0, ("z", "double"): 0, ("y", "float"): 2, ("y", "double"): 7}
 # Minimax with P(0) = 1, of 2^r from 0 to 1/32 and to 1/16, and to both sides of 0 up to 1/16.  2^t is off by at most
 # 1.97 (all floats from -126 to 1) and 1.12 units of the last place, with AVX2 1.94 and 1.76; of halves with AVX-512,
 # which are not near, 2.88.  One degree more instead of near, 1.85 units: 0.115 for 0.104 ns per element.
@@ -59,6 +63,30 @@ class Vectors:
         self.real = ir.FloatType() if single else ir.DoubleType()
         self.kind = ir.VectorType(self.real, self.count)
         self.whole = ir.VectorType(ir.IntType(self.bits), self.count)
+        self.constants = [self.every(1.0), *self.tables(), *map(self.every, SERIES[registers, real])]
+        self.place: Any = None  # of the first of them, where they are read from memory
+
+    def constant(self, k: int) -> Any:
+        """The k-th: 1, the tables, the series."""
+        if self.place is None or k >= FROM_MEMORY[self.registers, self.name]:
+            return self.constants[k]
+        at = self.builder.gep(self.place, [INT(0), INT(k)])
+        return self.builder.load(at, align=self.count * self.bits // 8)
+
+    def pool(self) -> Any:
+        """Where the address of the constants in memory stands."""
+        kept = self.constants[: FROM_MEMORY[self.registers, self.name]]
+        made = ir.Constant(ir.LiteralStructType([x.type for x in kept]), kept)
+        pool = cgutils.global_constant(self.builder.module, f"constants_{self.name}", made)
+        pool.align = LINE
+        return cgutils.alloca_once_value(self.builder, pool)
+
+    def read_again(self, pool: Any) -> None:
+        """What is made from here on reads them again: LLVM would keep all in registers, and spill what counts."""
+        kind = pool.type.pointee
+        same = ir.InlineAsm(ir.FunctionType(kind, [kind]), "", "=r,0", side_effect=True)
+        self.place = self.builder.call(same, [self.builder.load(pool)])
+        self.builder.store(self.place, pool)
 
     def every(self, x: float) -> Any:
         return self.kind([float(np.float32(x)) if self.bits == 32 else x] * self.count)
@@ -92,13 +120,13 @@ class Vectors:
         Near it is root + root p r, in one: 1 + p r would round what is then multiplied.
         """
         r, root, seen = self.parts_z(t) if self.registers == "z" else self.parts_y(t)
-        series = [self.every(c) for c in SERIES[self.registers, self.name]]
+        series = [self.constant(k) for k in range(1 + len(self.tables()), len(self.constants))]
         p = series[-1]
         for c in series[-2::-1]:
             p = self.fma(p, r, c)
         if self.near:
             return self.fma(self.builder.fmul(p, r), root, root), None, seen
-        return self.fma(p, r, self.every(1.0)), root, seen
+        return self.fma(p, r, self.constant(0)), root, seen
 
     def product(self, a: Any, b: Any) -> Any:
         return a if b is None else self.builder.fmul(a, b)
@@ -106,17 +134,26 @@ class Vectors:
     def added(self, a: Any, b: Any, total: Any) -> Any:
         return self.builder.fadd(total, a) if b is None else self.fma(a, b, total)
 
+    def tables(self) -> list[Any]:
+        """Roots of 2: one register and the other; with AVX2 their bits, relieved of what j adds to an exponent."""
+        single, z = self.bits == 32, self.registers == "z"
+        m, real, whole = (32 if z else 8, np.float32, np.int32) if single else (16 if z else 8, np.float64, np.int64)
+        roots = (2.0 ** (np.arange(m) / m)).astype(real)
+        if z:
+            return [self.kind([float(x) for x in part]) for part in (roots[: self.count], roots[self.count :])]
+        step: Any = whole(2 ** ((23 if single else 52) - 3))
+        bits = (roots.view(whole) - np.array(1, real).view(whole) - np.arange(8, dtype=whole) * step).view(np.uint32)
+        parts = (bits,) if single else (bits[::2], bits[1::2])
+        return [EIGHT([int(x) for x in part]) for part in parts]
+
     def parts_z(self, t: Any) -> tuple[Any, Any, Any]:
         single = self.bits == 32
         kind, end = self.kind, "ps.512" if single else "pd.512"
-        mask, steps = ir.IntType(self.count)(-1), 5 if single else 4
-        roots = [float(np.float32(2 ** (j / 2**steps)) if single else 2 ** (j / 2**steps)) for j in range(2**steps)]
-        low, high = kind(roots[: self.count]), kind(roots[self.count :])
-        any_, near = kind(ir.Undefined), INT(4)
+        mask, steps, any_, near = ir.IntType(self.count)(-1), 5 if single else 4, kind(ir.Undefined), INT(4)
         r = self.call(f"llvm.x86.avx512.mask.reduce.{end}", kind, t, INT(steps << 4 | DOWN), any_, mask, near)
         magic = self.every(1.5 * 2.0 ** (23 - steps if single else 52 - steps))
         z = self.builder.bitcast(self.call(f"llvm.x86.avx512.add.{end}", kind, t, magic, INT(DOWN)), self.whole)
-        root = self.call(f"llvm.x86.avx512.vpermi2var.{end}", kind, low, z, high)
+        root = self.call(f"llvm.x86.avx512.vpermi2var.{end}", kind, self.constant(1), z, self.constant(2))
         return r, self.call(f"llvm.x86.avx512.mask.scalef.{end}", kind, root, t, any_, mask, near), None
 
     def parts_y(self, t: Any) -> tuple[Any, Any, Any]:
@@ -124,19 +161,14 @@ class Vectors:
         bias, mantissa = (127, 23) if single else (1023, 52)
         magic = self.every(1.5 * 2.0 ** (mantissa - 3) + bias)
         above = b.fadd(t, magic)
-        r, z = b.fsub(t, b.fsub(above, magic)), b.bitcast(above, self.whole)
-        real, whole = (np.float32, np.int32) if single else (np.float64, np.int64)
-        roots = np.array([2 ** (j / 8) for j in range(8)], real).view(whole) - np.array(1, real).view(whole)
-        table = (roots - np.arange(8, dtype=whole) * 2 ** (mantissa - 3)).view(np.uint32)
-        eight = ir.VectorType(INT, 8)
+        r, z = b.fadd(t, b.fsub(magic, above)), b.bitcast(above, self.whole)
         if single:
-            root = self.call("llvm.x86.avx2.permd", eight, eight([int(x) for x in table]), z)
+            root = self.call("llvm.x86.avx2.permd", EIGHT, self.constant(1), z)
         else:
-            words = b.bitcast(z, eight)
-            places = b.shuffle_vector(words, words, eight([0, 0, 2, 2, 4, 4, 6, 6]))
-            lower, upper = (eight([int(x) for x in table[k::2]]) for k in (0, 1))
-            halves = [self.call("llvm.x86.avx2.permd", eight, some, places) for some in (lower, upper)]
-            root = b.bitcast(b.shuffle_vector(*halves, eight([0, 9, 2, 11, 4, 13, 6, 15])), self.whole)
+            words = b.bitcast(z, EIGHT)
+            places = b.shuffle_vector(words, words, EIGHT([0, 0, 2, 2, 4, 4, 6, 6]))
+            halves = [self.call("llvm.x86.avx2.permd", EIGHT, self.constant(k), places) for k in (1, 2)]
+            root = b.bitcast(b.shuffle_vector(*halves, EIGHT([0, 9, 2, 11, 4, 13, 6, 15])), self.whole)
         power = b.add(b.shl(z, self.whole([mantissa - 3] * self.count)), root)
         return r, b.bitcast(power, self.kind), z
 
@@ -230,11 +262,14 @@ class Tile:
         totals = [[cgutils.alloca_once_value(b, v.every(0.0)) for _ in range(self.what)] for _ in range(beside)]
         seen, zero, step = cgutils.alloca_once_value(b, v.whole(None)), size.type(0), size.type(beside * v.count)
         whole = b.sub(size, b.srem(size, step))
+        pool = v.pool() if FROM_MEMORY[v.registers, v.name] else None
         with b.if_then(b.icmp_signed(">", whole, zero)):
             rooms = [[cgutils.alloca_once_value(b, x) for x in one] for one in self.step(zero, beside)]
             with cgutils.for_range_slice(b, zero, whole, step) as (i, _):
                 if ahead:
                     self.fetch(i, ahead, beside)
+                if pool is not None:
+                    v.read_again(pool)
                 following = b.add(i, step)
                 following = b.select(b.icmp_signed("<", following, whole), following, zero)  # after the last, any
                 both = self.step(following, beside) + [(b.load(t), b.load(x)) for t, x in rooms]
@@ -247,6 +282,7 @@ class Tile:
                 for one, new in zip(rooms, both[:beside], strict=True):
                     for room, x in zip(one, new, strict=True):
                         b.store(x, room)
+        v.place = None
         with cgutils.for_range_slice(b, whole, size, size.type(v.count)) as (i, _):
             self.add([self.prepared_end(i, size)], totals[:1], seen)
         return totals, seen
