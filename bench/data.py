@@ -90,6 +90,15 @@ def masked(shape, dtype):
     return {"rewards": rewards, "values": values, "terminated": ends, "mask": kept, "layout": "NT"}
 
 
+def short(shape, dtype):
+    """Streams of a few steps, a row each."""
+    rng = np.random.default_rng(0)
+    rewards, values = rng.standard_normal((2, *shape)).astype(dtype)
+    ends = rng.random(shape) < 0.05
+    last = rng.standard_normal(shape[0]).astype(dtype)
+    return {"rewards": rewards, "values": values, "terminated": ends, "last_values": last, "layout": "NT"}
+
+
 def linear(shape, dtype):
     rows_, width, vocabulary = shape
     rng = np.random.default_rng(0)
@@ -99,7 +108,7 @@ def linear(shape, dtype):
     return {"hidden": hidden, "weight": weight, "tokens": rng.integers(0, vocabulary, rows_)}
 
 
-TASKS = (rows, fused, answers, policy, pairs, streams, unbroken, truncated, masked, linear)
+TASKS = (rows, fused, answers, policy, pairs, streams, unbroken, truncated, masked, short, linear)
 MAKE = {f.__name__: f for f in TASKS} | {"accuracy": rows}
 
 
@@ -164,6 +173,7 @@ TRUTH = {
     "unbroken": _true_streams,
     "truncated": _true_streams,
     "masked": _true_streams,
+    "short": _true_streams,
     "linear": _true_linear,
 }
 

@@ -97,6 +97,8 @@ CASES = [
             ("unbroken", (1_000_000,), "one stream of 10^6 steps, no ends"),
             ("truncated", (1_000_000,), "one stream of 10^6 steps, 0.1 % ends and 0.1 % cut"),
             ("masked", (64, 1_024), "64 answers of up to 1,024 tokens"),
+            ("short", (16_384, 16), "16,384 streams of 16 steps, a row each, 5 % ends"),
+            ("short", (2_048, 100), "2,048 streams of 100 steps, a row each, 5 % ends"),
         )
         for dtype in ("float64", "float32")
     ),
