@@ -8,43 +8,30 @@
 
 #define FA_ASKED "FASTALIGN_BACKEND"
 
-static int fa_asked_now(int *absent)
-{
-    const char *asked = getenv(FA_ASKED);
-    *absent = asked == NULL;
-    return asked != NULL && asked[0] != 0 && strcmp(asked, "cython") != 0;
-}
-
 #if defined(__linux__)
-/* getenv walks the whole environment: 35 ns of a call of 800.  A variable that is not there appears at the end, in the
- * place of NULL, with the C libraries of Linux: while the list, its length and its last entry are those that were seen
- * without it, it is not there. */
+/* As getenv, in 13 ns for its 18, of 35 variables.  In 2 ns one could see that the list, its length and its last entry
+ * are those without the variable, but glibc gives a value that was there before its old place again: the last variable
+ * deleted and another, this one set and the last one again, and all three are the same. */
 extern char **environ;
 
-static int fa_asked_elsewhere(void)
+static const char *fa_asked_for(void)
 {
-    static char **seen = NULL, *last = NULL;
-    static ptrdiff_t count = 0;
-    char **const list = environ;
-    if (list != NULL && list == seen && list[count] == NULL && list[count - 1] == last &&
-        strncmp(last, FA_ASKED "=", sizeof FA_ASKED) != 0)
-        return 0;
-    int absent;
-    const int elsewhere = fa_asked_now(&absent);
-    seen = NULL;
-    if (absent && list != NULL && list[0] != NULL) {
-        for (count = 1; list[count] != NULL; count++) continue;
-        seen = list;
-        last = list[count - 1];
-    }
-    return elsewhere;
+    for (char **entry = environ; entry != NULL && *entry != NULL; entry++)
+        if ((*entry)[0] == FA_ASKED[0] && strncmp(*entry, FA_ASKED "=", sizeof FA_ASKED) == 0)
+            return *entry + sizeof FA_ASKED;
+    return NULL;
 }
 #else
-static int fa_asked_elsewhere(void)
+static const char *fa_asked_for(void)
 {
-    int absent;
-    return fa_asked_now(&absent);
+    return getenv(FA_ASKED);
 }
 #endif
+
+static int fa_asked_elsewhere(void)
+{
+    const char *asked = fa_asked_for();
+    return asked != NULL && asked[0] != 0 && strcmp(asked, "cython") != 0;
+}
 
 #endif

@@ -172,7 +172,7 @@ def test_the_environment_chooses_also_what_was_taken_whole_before(monkeypatch):
 
 
 def test_the_environment_is_asked_whatever_else_changes_in_it(monkeypatch):
-    """The extension walks the environment only where that may have changed: so any order of changes must be seen."""
+    """The extension asks for itself: any order of changes must be seen."""
     some, rng, held = inputs(4, (50,), np.float64), np.random.default_rng(4), set()
     names = ["FASTALIGN_BACKEND", *(f"FASTALIGN_OTHER_{k}" for k in range(6))]
     for _ in range(400):
@@ -188,6 +188,22 @@ def test_the_environment_is_asked_whatever_else_changes_in_it(monkeypatch):
                 preference_loss(*some)
         else:
             preference_loss(*some)
+
+
+def test_the_environment_is_asked_where_its_length_and_its_last_variable_stay_as_they_were(monkeypatch):
+    """glibc gives a value that was there before its old place in memory again, and the list grows within its own."""
+    some = inputs(4, (50,), np.float64)
+    monkeypatch.delenv("FASTALIGN_BACKEND", raising=False)
+    for name in ("FASTALIGN_OTHER", "FASTALIGN_LAST"):
+        monkeypatch.setenv(name, "1")
+    preference_loss(*some)
+    preference_loss(*some)
+    for name in ("FASTALIGN_LAST", "FASTALIGN_OTHER"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FASTALIGN_BACKEND", "hand")
+    monkeypatch.setenv("FASTALIGN_LAST", "1")
+    with pytest.raises(ValueError, match="FASTALIGN_BACKEND is 'hand'"):
+        preference_loss(*some)
 
 
 def test_options_by_turns_each_get_their_own_loss():
