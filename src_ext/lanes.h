@@ -310,78 +310,83 @@ FA_EXP2(double)
 #elif FA_VECTOR == 32
 /* z is t rounded to eighths, n and j in its low bits, biased: an exponent, and the index of 2^(j/8), whose entry has
  * been relieved of what j adds to it.  Down at -127 that is 0, up at 128 infinity. */
-FA_INLINE fa_power_float fa_exp2_rest_float(fa_vec_float r, __m256i z)
+FA_INLINE fa_power_float fa_exp2_rest_float(fa_vec_float r, __m256i z, const float unit)
 {
     const fa_int_float table = {
         0x00000000u, 0xfffb95c2u, 0xfff837f0u, 0xfff5fed7u, 0xfff504f3u, 0xfff5672au, 0xfff744fdu, 0xfffac0c7u};
     const __m256i root = _mm256_permutevar8x32_epi32((__m256i)table, z);
     const fa_vec_float power = (fa_vec_float)_mm256_add_epi32(_mm256_slli_epi32(z, 20), root);
-    fa_vec_float p = 5.5496221168027351817e-2f * r + 2.4025762979621786535e-1f;
-    p = p * r + 6.9314721426274782089e-1f;
+    const float u = 1 / unit;
+    fa_vec_float p = 5.5496221168027351817e-2f * u * u * u * r + 2.4025762979621786535e-1f * u * u;
+    p = p * r + 6.9314721426274782089e-1f * u;
     p = p * r + 1.0f;
     const fa_power_float e = {p, power};
     return e;
 }
 
-FA_INLINE fa_power_float fa_exp2_by_float(fa_vec_float t, __m256i z)
-{
-    return fa_exp2_rest_float(t + (fa_every_float(0x1.8p20f + 127) - (fa_vec_float)z), z);
-}
-
-FA_INLINE fa_power_double fa_exp2_by_double(fa_vec_double t, __m256i z)
+FA_INLINE fa_power_double fa_exp2_rest_double(fa_vec_double r, __m256i z, const double unit)
 {
     const fa_int_float lower = {
         0x00000000u, 0x3c7d517bu, 0x0a31b715u, 0xd5362a27u, 0x667f3bcdu, 0x422aa0dbu, 0x995ad3adu, 0xdcfba487u};
     const fa_int_float upper = {
         0x00000000u, 0xffff72b8u, 0xffff06feu, 0xfffebfdau, 0xfffea09eu, 0xfffeace5u, 0xfffee89fu, 0xffff5818u};
-    const fa_vec_double r = t + (fa_every_double(0x1.8p49 + 1023) - (fa_vec_double)z);
     const __m256i j = _mm256_shuffle_epi32(z, 0xa0);
     const __m256i root = _mm256_blend_epi32(_mm256_permutevar8x32_epi32((__m256i)lower, j),
                                             _mm256_permutevar8x32_epi32((__m256i)upper, j), 0xaa);
     const fa_vec_double power = (fa_vec_double)_mm256_add_epi64(_mm256_slli_epi64(z, 49), root);
-    fa_vec_double p = 1.5251844329997301477e-5 * r + 1.5404521944127649916e-4;
-    p = p * r + 1.3333558238944924407e-3;
-    p = p * r + 9.6181290851788626424e-3;
-    p = p * r + 5.550410866480235553e-2;
-    p = p * r + 2.4022650695911516032e-1;
-    p = p * r + 6.9314718055994531811e-1;
+    const double u = 1 / unit, u2 = u * u, u4 = u2 * u2;
+    fa_vec_double p = 1.5251844329997301477e-5 * u4 * u2 * u * r + 1.5404521944127649916e-4 * u4 * u2;
+    p = p * r + 1.3333558238944924407e-3 * u4 * u;
+    p = p * r + 9.6181290851788626424e-3 * u4;
+    p = p * r + 5.550410866480235553e-2 * u2 * u;
+    p = p * r + 2.4022650695911516032e-1 * u2;
+    p = p * r + 6.9314718055994531811e-1 * u;
     p = p * r + 1.0;
     const fa_power_double e = {p, power};
     return e;
 }
 
-#define FA_EXP2(real, least, most, magic, allowed)                                                                   \
+/* What is beyond a sum must show in one bit at least of z that is none of the others', so what lies below has to be of
+ * other exponents.  Of 2^20 + 127, a float's for eighths, 2^19 and 2^18 have no bit of their own, and a logit 524,300
+ * octaves below the peak came to a power of 1; times 2^13 it is 2^33, whose exponent 160 is 128 + 32.  That of 2^1,
+ * the next without an own bit, only z = 2 can have, of halves, and its power is 0, as that of z = 0 is.  The same with
+ * doubles: 2^65, 1024 + 64.  So distances for sums are in units of 2^-13 and 2^-16 octaves. */
+#define FA_UNIT_float 0x1p13f
+#define FA_UNIT_double 0x1p16
+#define FA_EXP2(real, least, most, magic, origin, allowed)                                                           \
     FA_INLINE fa_power_##real fa_exp2_##real(fa_vec_##real t)                                                        \
     {                                                                                                                \
         const fa_vec_##real above = FA_MAX_##real(fa_every_##real(least), t);                                        \
-        const fa_vec_##real near = FA_MIN_##real(fa_every_##real(most), above);                                      \
-        return fa_exp2_by_##real(near, (__m256i)(near + (real)(magic)));                                             \
+        const fa_vec_##real near = FA_MIN_##real(fa_every_##real(most), above), z = near + (real)(magic);            \
+        return fa_exp2_rest_##real(near + (fa_every_##real(magic) - z), (__m256i)z, 1);                              \
     }                                                                                                                \
     FA_INLINE fa_power_##real fa_exp2_seen_##real(fa_vec_##real t, const int bounded, fa_int_##real *seen)           \
     {                                                                                                                \
-        const fa_vec_##real above = bounded ? (fa_vec_##real)FA_MAX_##real(fa_every_##real(least), t) : t;           \
-        const fa_vec_##real z = above + (real)(magic);                                                               \
+        const real unit = FA_UNIT_##real;                                                                            \
+        const fa_vec_##real above = bounded ? (fa_vec_##real)FA_MAX_##real(fa_every_##real(least * unit), t) : t;    \
+        const fa_vec_##real z = above + (real)(origin) * unit;                                                       \
         *seen |= (fa_int_##real)z;                                                                                   \
         __asm__("" : "+x"(*seen)); /* now: z of two vectors or-ed first costs registers, and 6 % */                  \
-        return fa_exp2_by_##real(above, (__m256i)z);                                                                 \
+        return fa_exp2_rest_##real(above + (fa_every_##real((origin) * unit) - z), (__m256i)z, unit);                \
     }                                                                                                                \
     FA_INLINE int fa_beyond_##real(fa_int_##real seen)                                                               \
     {                                                                                                                \
         return !_mm256_testc_si256((__m256i)((fa_int_##real){0} + (allowed)), (__m256i)seen);                        \
     }
-FA_EXP2(float, -127.0f, 128.0f, 0x1.8p20f + 127, 0x49c007ffu)
-FA_EXP2(double, -1023.0, 1024.0, 0x1.8p49 + 1023, 0x4308000000003fffu)
+FA_EXP2(float, -127.0f, 128.0f, 0x1.8p20f + 127, 0x1p20f + 127, 0x500007ffu)
+FA_EXP2(double, -1023.0, 1024.0, 0x1.8p49 + 1023, 0x1p49 + 1023, 0x4400000000003fffu)
 
 /* As fa_exp2_seen without bounds, of c x - offset, which is not computed: an operation less.  The offset is in eighths,
- * not beyond FA_FARTHEST, and part of the origin: FA_ORIGIN - offset. */
-#define FA_ORIGIN (0x1.8p20f + 127)
+ * not beyond FA_FARTHEST, and part of the origin: FA_ORIGIN - offset.  Both c and the origin are times FA_UNIT_float. */
+#define FA_ORIGIN (0x1p20f + 127)
 #define FA_FARTHEST 0x1p18f
 FA_INLINE fa_power_float fa_exp2_straight(fa_vec_float x, float c, float origin, fa_int_float *seen)
 {
     const fa_vec_float z = FA_PLUS_float(x, fa_every_float(c), fa_every_float(origin));
     *seen |= (fa_int_float)z;
     __asm__("" : "+x"(*seen)); /* now: else bfloat16 with entropy takes 4.0 ms for 2.9, see rows.h */
-    return fa_exp2_rest_float(FA_PLUS_float(x, fa_every_float(c), fa_every_float(origin) - z), (__m256i)z);
+    const fa_vec_float r = FA_PLUS_float(x, fa_every_float(c), fa_every_float(origin) - z);
+    return fa_exp2_rest_float(r, (__m256i)z, FA_UNIT_float);
 }
 #else
 /* 2^f for |f| <= 1/2, relative error 2e-9 and 4e-18, and exactly 1 at 0.  Minimax with that constraint.  In pairs: one
@@ -430,6 +435,8 @@ FA_EXP2(double, -1023.0, 1024.0, 6755399441056767.0, 52)
 #define FA_UNBOUNDED 1
 #else /* nothing to look out for */
 #define FA_UNBOUNDED 0
+#define FA_UNIT_float 1
+#define FA_UNIT_double 1
 #define FA_EXP2_SEEN(real)                                                                                           \
     FA_INLINE fa_power_##real fa_exp2_seen_##real(fa_vec_##real t, const int bounded, fa_int_##real *seen)           \
     {                                                                                                                \

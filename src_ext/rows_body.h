@@ -24,6 +24,7 @@
 #define WIDTH OF_REAL(FA_WIDTH)
 #define MAX OF_REAL(FA_MAX)
 #define EVERY OF_REAL(fa_every)
+#define UNIT OF_REAL(FA_UNIT) /* an octave, in the loops of sums */
 #define STEP (VECTORS * WIDTH)
 #define TILE_LEAST(a, b) ((a) < (b) ? (a) : (b))
 #ifdef KEEPS
@@ -127,7 +128,7 @@ static FA_UNUSED REAL NAME(fa_tile_top)(const STORED *x, ptrdiff_t n)
 
 /* What the exponentials are relative to: the offset of a peak.  t is what the loops make of the peak itself, not quite
  * 0 where the offset was rounded, and unit its power.  Sums are divided by that: a sure token has exactly 1. */
-typedef struct { REAL octaves, offset, origin, least, top; double t, unit; } NAME(fa_level);
+typedef struct { REAL octaves, offset, origin, least, top; double t, unit; } NAME(fa_level); /* the first three by UNIT */
 #define LEVEL_HOLDS(level) ((level).unit > 0.5 && (level).unit < 2) /* not beyond what octaves can be counted in */
 
 FA_INLINE NAME(fa_level) NAME(fa_level_of)(double peak, REAL octaves)
@@ -135,15 +136,16 @@ FA_INLINE NAME(fa_level) NAME(fa_level_of)(double peak, REAL octaves)
     const REAL top = peak > -(double)INFINITY ? (REAL)peak : 0;
 #ifdef STRAIGHT
     OF_REAL(fa_int) seen = {0};
-    const REAL offset = rintf(8 * (top * octaves)) / 8, origin = FA_ORIGIN - offset, least = (LEAST + offset) / octaves;
-    const OF_REAL(fa_power) power = fa_exp2_straight(EVERY(top), octaves, origin, &seen);
+    const REAL offset = rintf(8 * (top * octaves)) / 8, origin = (FA_ORIGIN - offset) * UNIT;
+    const REAL least = (LEAST + 0x1p-5f + offset) / octaves; /* whatever of that is rounded, -127 when in eighths */
+    const OF_REAL(fa_power) power = fa_exp2_straight(EVERY(top), octaves * UNIT, origin, &seen);
     const VEC e = offset > -FA_FARTHEST && offset < FA_FARTHEST ? (VEC)(power.a * power.b) : EVERY(0), t = EVERY(0);
 #else
-    const REAL offset = FA_OFFSET(top, octaves), origin = 0, least = LEAST;
+    const REAL offset = FA_OFFSET(top, octaves), origin = 0, least = LEAST * UNIT;
     const VEC t = OF_REAL(FA_FROM)(EVERY(top), octaves, offset), e = NAME(fa_exp2_of)(t);
 #endif
-    const NAME(fa_level) level = {
-        octaves, offset, origin, least, top, (double)OF_REAL(fa_first)(t), (double)OF_REAL(fa_first)(e)};
+    const NAME(fa_level) level = {octaves * UNIT, offset * UNIT, origin, least, top,
+                                  (double)OF_REAL(fa_first)(t), (double)OF_REAL(fa_first)(e)};
     return level;
 }
 
@@ -155,7 +157,7 @@ FA_INLINE VEC NAME(fa_distance)(VEC v, const NAME(fa_level) *level)
     return (VEC)OF_REAL(FA_FROM)(v, level->octaves, level->offset);
 }
 
-/* What a power weighs in the entropy, where 0 must not meet -inf; straight in logits, else in octaves. */
+/* What a power weighs in the entropy, where 0 must not meet -inf; straight in logits, else by UNIT in octaves. */
 FA_INLINE VEC NAME(fa_weight)(VEC t, const NAME(fa_level) *level, const int bounded)
 {
 #ifdef STRAIGHT
@@ -163,7 +165,7 @@ FA_INLINE VEC NAME(fa_weight)(VEC t, const NAME(fa_level) *level, const int boun
     return t - level->top;
 #else
     (void)level;
-    return bounded ? (VEC)MAX(EVERY(LEAST), t) : t;
+    return bounded ? (VEC)MAX(EVERY(LEAST * UNIT), t) : t;
 #endif
 }
 
@@ -250,7 +252,7 @@ NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *given, const 
 #ifdef STRAIGHT
     lanes.weighted *= level.octaves;
 #endif
-    if (want & FA_ENTROPY) sums.weighted = ACROSS(lanes.weighted);
+    if (want & FA_ENTROPY) sums.weighted = ACROSS(lanes.weighted) / UNIT;
     if (want & FA_MOMENTS) {
         sums.squares = ACROSS(lanes.squares);
         sums.linear = ACROSS(lanes.linear);
@@ -395,7 +397,7 @@ FA_INLINE fa_row NAME(fa_fold)(const STORED *x, ptrdiff_t n, double scale, int w
     else
         NAME(fa_raise)(&row, NAME(fa_tile_top)(x, n < FA_ROW_FIRST ? n : FA_ROW_FIRST), scale);
     NAME(fa_level) level = NAME(fa_level_of)(row.peak, octaves);
-    int near = low * octaves - level.offset >= LEAST; /* what is masked mostly shows at once */
+    int near = low * level.octaves - level.offset >= LEAST * UNIT; /* what is masked mostly shows at once */
     if (spans) spans->count = 0;
     for (ptrdiff_t at = 0; at < n; at += TILE) {
         const ptrdiff_t m = n - at < TILE ? n - at : TILE;
@@ -585,6 +587,7 @@ static FA_UNUSED void NAME(fa_row_scale)(const STORED *x, ptrdiff_t n, double sc
 #undef VECTORS
 #undef DISTANCES_LATE
 #undef STRAIGHT
+#undef UNIT
 #undef STORED
 #undef REAL
 #undef LOWEST

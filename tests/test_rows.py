@@ -320,3 +320,26 @@ def test_no_number_in_any_part(walker, threads, place, bad):
         assert got.top1.tolist() == [True, bad == INF and place == 0]
         grad = token_log_probs_grad(x, [0, 0], [1.0, 1.0], backend=walker)
         assert np.isnan(grad[1]).all() and np.isfinite(grad[0]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_far_below_is_nothing_whatever_its_bits(walker, dtype):
+    """Sums by AVX2 look for what is beyond in the bits of octaves and a magic number, 1.5 2^20 of floats: of any power
+    of two less, or one and a half, the low bits could be taken for those of a number near the peak."""
+    high = 2.0**49 if dtype == "float64" else 2.0**20
+    sums = [high * part for part in (2.0, 1.75, 1.5, 1.25, *(2.0**-k * m for k in range(19) for m in (1, 1.5)))]
+    octaves = np.array([z + k - high * base for base in (1.0, 1.5) for z in sums for k in (-7, 0, 3, 9)])
+    octaves = octaves[octaves < -200]
+    for far in octaves:
+        temperature = {"float16": 65504.0, "bfloat16": 98304.0}.get(dtype, 1.0) / (-far * np.log(2) if dtype in HALVES else 1)
+        row = np.zeros((2, 1024))
+        row[0, 700], row[1, 512:] = (-65504.0, -65504.0) if dtype == "float16" else (-98304.0,) * 2
+        if dtype not in HALVES:
+            row[0, 700] = row[1, 512:] = far * np.log(2)
+        for entropy in (False, True):
+            got = token_log_probs(
+                as_dtype(row, dtype), np.zeros(2, np.int64), temperature=temperature, entropy=entropy, backend=walker
+            )
+            np.testing.assert_allclose(got.logp, -np.log([1023.0, 512.0]), 3e-6, err_msg=f"{far} octaves")
+            if entropy:
+                np.testing.assert_allclose(got.entropy, np.log([1023.0, 512.0]), 3e-6, err_msg=f"{far} octaves")

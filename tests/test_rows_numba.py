@@ -220,7 +220,7 @@ def test_another_processor(name):
         pytest.skip("this processor has no AVX2")
     use = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import numpy as np, test_rows_numba as here\n"
+        "import numpy as np, test_rows, test_rows_numba as here\n"
         "from fastalign.backends.numba_cpu.compiling import converts, fuses\n"
         "from fastalign.backends.numba_cpu.row import sweeps\n"
         f"assert {PROCESSORS[name]}\n"
@@ -234,6 +234,8 @@ def test_another_processor(name):
         "    here.test_every_width_and_whatever_is_far_at_every_place(kind)\n"
         "    for temperature in (1.0, 1e4):\n"
         "        here.test_halves_are_what_they_stand_for(kind, temperature)\n"
+        "for dtype in test_rows.DTYPES:\n"
+        "    test_rows.test_what_is_far_below_is_nothing_whatever_its_bits('numba', dtype)\n"
         "if sweeps('f32'):\n"
         "    here.test_powers_of_vectors('f32')\n"
         "    here.test_powers_of_vectors('f64')\n"

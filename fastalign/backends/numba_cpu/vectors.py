@@ -50,6 +50,8 @@ SERIES = {
         1.3333558238944924407e-3, 1.5404521944127649916e-4, 1.5251844329997301477e-5,
     ),
 }  # fmt: skip
+# What is beyond a sum of AVX2 must show in its bits, so distances are in such parts of an octave (src_ext/lanes.h).
+UNIT = {("z", 32): 1.0, ("z", 64): 1.0, ("y", 32): 2.0**13, ("y", 64): 2.0**16}
 
 
 class Vectors:
@@ -59,11 +61,12 @@ class Vectors:
         self.builder, self.registers, self.name, self.near = builder, registers, real, near
         single = real == "float"
         self.bits = 32 if single else 64
-        self.count = (512 if registers == "z" else 256) // self.bits
+        self.count, self.unit = (512 if registers == "z" else 256) // self.bits, UNIT[registers, self.bits]
         self.real = ir.FloatType() if single else ir.DoubleType()
         self.kind = ir.VectorType(self.real, self.count)
         self.whole = ir.VectorType(ir.IntType(self.bits), self.count)
-        self.constants = [self.every(1.0), *self.tables(), *map(self.every, SERIES[registers, real])]
+        series = [self.every(c / self.unit**k) for k, c in enumerate(SERIES[registers, real], 1)]
+        self.constants = [self.every(1.0), *self.tables(), *series]
         self.place: Any = None  # of the first of them, where they are read from memory
 
     def constant(self, k: int) -> Any:
@@ -159,7 +162,7 @@ class Vectors:
     def parts_y(self, t: Any) -> tuple[Any, Any, Any]:
         b, single = self.builder, self.bits == 32
         bias, mantissa = (127, 23) if single else (1023, 52)
-        magic = self.every(1.5 * 2.0 ** (mantissa - 3) + bias)
+        magic = self.every((2.0 ** (mantissa - 3) + bias) * self.unit)
         above = b.fadd(t, magic)
         r, z = b.fadd(t, b.fsub(magic, above)), b.bitcast(above, self.whole)
         if single:
@@ -180,16 +183,16 @@ class Tile:
     """Of logits of one kind: ``what`` of it is summed, 1, 2 or 4 sums."""
 
     def __init__(self, v: Vectors, kind: str, array: Any, level: Any, what: int) -> None:
-        octaves, offset = (v.builder.extract_value(level, k) for k in (1, 4))
+        octaves, offset = (v.builder.fmul(v.builder.extract_value(level, k), v.real(v.unit)) for k in (1, 4))
         self.v, self.kind, self.array, self.what = v, kind, array, what
         self.octaves, self.minus = v.spread(octaves), v.spread(v.builder.fneg(offset))
-        self.least = v.every(-127.0 if v.bits == 32 else -1023.0)  # where the power is 0
+        self.least = v.every((-127.0 if v.bits == 32 else -1023.0) * v.unit)  # where the power is 0
         half = kind in ("bf16", "f16")
         self.stored, self.size = (ir.IntType(16), 2) if half else (v.real, v.bits // 8)
         self.late = half and v.registers == "z"  # of the next step is prepared: no more than floats
 
     def distance(self, x: Any) -> Any:
-        """Octaves above the peak."""
+        """Octaves above the peak, by UNIT."""
         return self.v.fma(x, self.octaves, self.minus)
 
     def prepared(self, i: Any) -> tuple[Any, Any]:
@@ -301,7 +304,7 @@ def _across(v: Vectors, parts: list[Any]) -> Any:
 
 def _beyond(v: Vectors, seen: Any) -> Any:
     """Whether a t was NaN, below the exponents, or more than one above them."""
-    b, allowed = v.builder, 0x49C007FF if v.bits == 32 else 0x4308000000003FFF
+    b, allowed = v.builder, 0x500007FF if v.bits == 32 else 0x4400000000003FFF
     four = ir.VectorType(ir.IntType(64), 4)
     bits = four([allowed * (2**32 + 1) if v.bits == 32 else allowed] * 4)
     return b.icmp_signed("==", v.call("llvm.x86.avx.ptestc.256", INT, bits, b.bitcast(b.load(seen), four)), INT(0))
@@ -319,6 +322,8 @@ def sweeping(kind: str, registers: str, ahead: int = 0) -> tuple[Any, Any]:
             tile = Tile(v, kind, args[0], args[2], what.literal_value)
             totals, seen = tile.sweep(args[1], BESIDE[registers, half], ahead)
             found = [_across(v, [builder.load(part[k]) for part in totals]) for k in range(tile.what)]
+            if tile.what > 1:
+                found[1] = builder.fmul(found[1], v.real(1.0 / v.unit))
             if registers == "y":
                 found[0] = builder.select(_beyond(v, seen), v.real(math.inf), found[0])
             return target.make_tuple(builder, signature.return_type, found)
