@@ -317,7 +317,7 @@ def number(name: str, x: Any, low: float = -math.inf, high: float = math.inf, *,
             f"{'>' if above else '>='} {low:g}" if high == math.inf else f"in {'(' if above else '['}{low:g}, {high:g}]"
         )
         raise ValueError(f"{name} is {value!r}; expected a finite number{'' if low == -math.inf else ' ' + bound}")
-    return value
+    return value + 0.0  # of two zeros, which are equal, one: what is remembered of the other would have its sign
 
 
 def choice(name: str, x: Any, allowed: Iterable[str]) -> str:

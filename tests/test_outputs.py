@@ -219,6 +219,14 @@ def test_options_by_turns_each_get_their_own_loss():
         assert ppo_loss(*some, clip)[0] == pytest.approx(ppo_loss(*some, clip, backend="numpy")[0], rel=1e-13)
 
 
+def test_a_zero_is_one_option_whatever_its_sign(backend):
+    """0.0 == -0.0: what is remembered of one is found by the other, and its sign would show in a reward of 0."""
+    p, q = np.zeros(3), np.array([0.0, 1.0, -1.0])
+    for coef in (-0.0, 0.0, -0.0):
+        reward = kl_penalty_reward(p, q, coef, estimator="k1", backend=backend)
+        assert np.signbit(reward).tolist() == np.signbit(0.0 * (p - q)).tolist()
+
+
 def test_a_sum_alone_needs_no_output():
     some = inputs(2, (50,), np.float64)
     want = (np.exp(some[0]) * (some[0] - some[1])).sum()
