@@ -160,12 +160,14 @@ cdef extern from "scan.h" nogil:
                              double *carry, double *follow) noexcept
     void fa_scan_steps_double(fa_scan_rule rule, const fa_scan *w, ptrdiff_t start, ptrdiff_t steps, double factor,
                               double *carry, double *follow) noexcept
+    void fa_scan_prepare() noexcept
     bint fa_odd_flags(const unsigned char *p, ptrdiff_t n) noexcept
     void fa_scan_run_float(const fa_scan *w, const fa_scan_loops *loops) noexcept
     void fa_scan_run_double(const fa_scan *w, const fa_scan_loops *loops) noexcept
 
 
 fa_row_begin()
+fa_scan_prepare()
 fa_masks_begin()
 
 ctypedef struct row_work:

@@ -74,10 +74,7 @@ static size_t fa_row_ahead = 0; /* bytes: how far ahead of itself a loop asks fo
 /* Once, when the extension is loaded. */
 static FA_UNUSED void fa_row_begin(void)
 {
-#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_is("intel")) fa_row_ahead = 4096;
-#endif
+    if (fa_by_intel()) fa_row_ahead = 4096;
 }
 
 /* What is wanted of a row beside the sum of exponentials. */

@@ -12,7 +12,9 @@
  *    returns 6 % less, without returns 25 %; summed in float, rounded twice, they would save 7 %.
  *    A Xeon of the fifth generation: 24 x 4096 in 81 us (AVX2 85), a copy 27, where all arrays begin at the same place of
  *    their pages; 832 bytes further on each, 55 (58).  No help: blocks of 256 to 2048 streams 84 to 92 (78 to 84), asking
- *    for other rows 88 to 97 in AVX2, carry and next value in registers through all steps 103 and more.
+ *    for other rows 88 to 97 in AVX2, carry and next value in registers through all steps 103 and more.  What helps is to
+ *    ask for the lines of the same rows' outputs, 192 bytes ahead: NUMBERS; on a Zen 4
+ *    nothing is gained.
  * c) Streams whose steps are neighbours, of four steps and more, with AVX2: lanes are neighbouring steps (scan_line.h).
  *    2^18 steps in rows of 8, 16, 64, 128: float32 175, 172, 168, 180 us, float64 152, 145, 145, 170, however many of
  *    them end (AVX2 240, 235, 178 to 226, 190 to 238; 230, 226, 195 to 260, 200 to 250); in chains 570, 416, 287, 233,
@@ -337,6 +339,23 @@ FA_INLINE ptrdiff_t fa_scan_lead(const fa_scan *w, ptrdiff_t at, ptrdiff_t width
         if (over[i] % size == 0 && agree > most) best = i, most = agree;
     }
     return most ? (ptrdiff_t)(over[best] / size) : 0;
+}
+
+static ptrdiff_t fa_scan_ahead = 0; /* bytes: how far ahead of itself a loop over wide rows asks for its outputs' lines */
+
+/* Once, when the extension is loaded. */
+static FA_UNUSED void fa_scan_prepare(void)
+{
+    if (fa_by_intel()) fa_scan_ahead = 192;
+}
+
+FA_INLINE void fa_scan_ask(const void *place, ptrdiff_t beyond) /* wherever that is */
+{
+#if defined(__GNUC__)
+    __builtin_prefetch((const void *)((uintptr_t)place + (size_t)beyond), 1);
+#else
+    (void)place, (void)beyond;
+#endif
 }
 
 /* Whether wide rows are walked from their last stream to the first.  A load waits for an earlier store to the same place

@@ -42,6 +42,17 @@
 #define FA_OPAQUE static
 #endif
 
+/* Whether the processor is one that reads and computes at once only what it was asked for early. */
+static FA_UNUSED int fa_by_intel(void)
+{
+#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
+    __builtin_cpu_init();
+    return __builtin_cpu_is("intel") != 0;
+#else
+    return 0;
+#endif
+}
+
 #define FA_LOG2E 1.4426950408889634
 #define FA_LN2_HI 0.6931471803691238     /* 32 bits of ln 2: exact times any exponent */
 #define FA_LN2_LO 1.9082149292705877e-10 /* the rest */

@@ -333,7 +333,7 @@ def test_what_is_far_below_is_nothing_whatever_its_bits(walker, dtype):
     for far in octaves:
         temperature = {"float16": 65504.0, "bfloat16": 98304.0}.get(dtype, 1.0) / (-far * np.log(2) if dtype in HALVES else 1)
         row = np.zeros((2, 1024))
-        row[0, 700], row[1, 512:] = (-65504.0, -65504.0) if dtype == "float16" else (-98304.0,) * 2
+        row[0, 700] = row[1, 512:] = -65504.0 if dtype == "float16" else -98304.0
         if dtype not in HALVES:
             row[0, 700] = row[1, 512:] = far * np.log(2)
         for entropy in (False, True):
