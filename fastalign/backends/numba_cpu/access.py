@@ -224,7 +224,11 @@ def fma(context, a, b, c):
 @intrinsic
 def product(context, a, b):
     """a b, rounded before it is added to anything."""
-    return a(a, a), lambda target, builder, signature, args: builder.fmul(*args)
+
+    def generate(target, builder, signature, args):
+        return builder.fmul(*args, flags=("nsz",))  # with none of its own it gets its function's, "contract" among them
+
+    return a(a, a), generate
 
 
 @intrinsic
