@@ -139,7 +139,9 @@ FA_INLINE NAME(fa_level) NAME(fa_level_of)(double peak, REAL octaves)
     const REAL offset = rintf(8 * (top * octaves)) / 8, origin = (FA_ORIGIN - offset) * UNIT;
     const REAL least = (LEAST + 0x1p-5f + offset) / octaves; /* whatever of that is rounded, -127 when in eighths */
     const OF_REAL(fa_power) power = fa_exp2_straight(EVERY(top), octaves * UNIT, origin, &seen);
-    const VEC e = offset > -FA_FARTHEST && offset < FA_FARTHEST ? (VEC)(power.a * power.b) : EVERY(0), t = EVERY(0);
+    const int near = offset > -FA_FARTHEST && offset < FA_FARTHEST;
+    const int sums = octaves > 0x1p-100f && octaves < 0x1p100f; /* of elements less the peak, not of octaves */
+    const VEC e = near && sums ? (VEC)(power.a * power.b) : EVERY(0), t = EVERY(0);
 #else
     const REAL offset = FA_OFFSET(top, octaves), origin = 0, least = LEAST * UNIT;
     const VEC t = OF_REAL(FA_FROM)(EVERY(top), octaves, offset), e = NAME(fa_exp2_of)(t);

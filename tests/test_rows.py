@@ -322,6 +322,18 @@ def test_no_number_in_any_part(walker, threads, place, bad):
         assert np.isnan(grad[1]).all() and np.isfinite(grad[0]).all()
 
 
+@pytest.mark.parametrize("temperature", [1e-36, 1e-30, 1e30, 1e36, 1e37])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_logits_and_temperatures_near_the_ends_of_floats(walker, dtype, temperature):
+    """Sums of logits, that are not in octaves, would be infinite, or subnormal."""
+    x = as_dtype(np.random.default_rng(2).standard_normal((3, 3000)) * temperature, dtype)
+    tokens = np.array([0, 1500, 2999])
+    got = token_log_probs(x, tokens, temperature=temperature, entropy=True, backend=walker)
+    logp, _, entropy, _ = truth(widened("logits", x).astype(np.longdouble) / temperature, tokens)
+    np.testing.assert_allclose(got.logp, logp, 3e-6)
+    np.testing.assert_allclose(got.entropy, entropy, 3e-6)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_is_far_below_is_nothing_whatever_its_bits(walker, dtype):
     """Sums by AVX2 look for what is beyond in the bits of octaves and a magic number, 1.5 2^20 of floats: of any power
