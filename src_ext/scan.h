@@ -13,8 +13,7 @@
  *    A Xeon of the fifth generation: 24 x 4096 in 81 us (AVX2 85), a copy 27, where all arrays begin at the same place of
  *    their pages; 832 bytes further on each, 55 (58).  No help: blocks of 256 to 2048 streams 84 to 92 (78 to 84), asking
  *    for other rows 88 to 97 in AVX2, carry and next value in registers through all steps 103 and more.  What helps is to
- *    ask for the lines of the same rows' outputs, 192 bytes ahead: NUMBERS; on a Zen 4
- *    nothing is gained.
+ *    ask for the lines of the same rows' outputs, 192 bytes ahead: 43 (54), which a Zen 4 gains nothing by.
  * c) Streams whose steps are neighbours, of four steps and more, with AVX2: lanes are neighbouring steps (scan_line.h).
  *    2^18 steps in rows of 8, 16, 64, 128: float32 175, 172, 168, 180 us, float64 152, 145, 145, 170, however many of
  *    them end (AVX2 240, 235, 178 to 226, 190 to 238; 230, 226, 195 to 260, 200 to 250); in chains 570, 416, 287, 233,
