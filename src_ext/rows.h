@@ -149,7 +149,6 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 #include "rows_body.h"
 
 #define KIND f16
-#define CONVERTED /* by instructions that take more than a shift or two */
 #define STORED uint16_t
 #define REAL float
 #define LOWEST 0xfc00u

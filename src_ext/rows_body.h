@@ -583,7 +583,6 @@ static FA_UNUSED void NAME(fa_row_scale)(const STORED *x, ptrdiff_t n, double sc
 #undef LEVEL_HOLDS
 #undef KEEPS
 #undef IN_ONE_PIECE
-#undef CONVERTED
 #undef LEAST_EXP
 #undef KIND
 #undef VECTORS

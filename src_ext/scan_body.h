@@ -51,7 +51,7 @@ FA_INLINE void NAME(fa_scan_asks)(const fa_scan *s, ptrdiff_t at, ptrdiff_t beyo
     fa_scan_ask(out - s->time_stride, beyond), fa_scan_ask(returns - s->time_stride, beyond);
 }
 
-/* Streams `first` to before `last`; if `ahead`, a constant where it is 0, is asked in the loops, they are 10 % slower. */
+/* Streams `first` to before `last`.  Where `ahead` is 0 it is a constant: looked at in the loops they are 10 % slower. */
 FA_INLINE void NAME(fa_scan_wide)(fa_scan_rule rule, const int how, const fa_scan *s, ptrdiff_t at, ptrdiff_t first,
                                   ptrdiff_t last, double *carry, double *follow, const ptrdiff_t ahead)
 {
