@@ -158,7 +158,7 @@ cdef class Call:
 
 
 cdef class Again:
-    """Calls by options: of those that were kept last, found again by identity, whole; all others by ``otherwise``."""
+    """Calls by options: of those that were kept last, found again, whole; all others by ``otherwise``."""
     cdef object otherwise
     cdef list kept
 
@@ -190,12 +190,15 @@ cdef enum:
 
 
 cdef bint same(tuple a, tuple b) noexcept:
-    """Whether these are the same objects; of other ones the hash takes as long as a call."""
+    """Whether these are the same objects, or floats of one value; of other ones the hash takes as long as a call."""
     cdef Py_ssize_t k
     if len(a) != len(b):
         return False
     for k in range(len(a)):
-        if PyTuple_GET_ITEM(a, k) != PyTuple_GET_ITEM(b, k):
+        if PyTuple_GET_ITEM(a, k) == PyTuple_GET_ITEM(b, k):
+            continue
+        one, other = a[k], b[k]
+        if type(one) is not float or type(other) is not float or <double> one != <double> other:
             return False
     return True
 

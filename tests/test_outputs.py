@@ -207,7 +207,7 @@ def test_the_environment_is_asked_where_its_length_and_its_last_variable_stay_as
 
 
 def test_options_by_turns_each_get_their_own_loss():
-    """The extension keeps a few sets of options by identity; others, and equal objects, must come to the same."""
+    """The extension keeps a few sets of options; others, and equal objects, must come to the same."""
     some = inputs(2, (50,), np.float64)
     want = {beta: preference_loss(*some, beta=beta, backend="numpy").loss for beta in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)}
     order = np.random.default_rng(0).choice(list(want), 200)
