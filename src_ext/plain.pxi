@@ -4,8 +4,17 @@
 cdef extern from *:
     """
     #define FA_NEW(type, size) ((PyTypeObject *)(type))->tp_alloc((PyTypeObject *)(type), size)
+
+    /* Whether the elements are bfloat16, or its bits; ml_dtypes' type has another number in each process. */
+    static int fa_holds_bfloat16(PyArrayObject *array)
+    {
+        const char *name = PyArray_DESCR(array)->typeobj->tp_name, *dot = strrchr(name, '.');
+        if (!PyTypeNum_ISUSERDEF(PyArray_TYPE(array))) return PyArray_TYPE(array) == NPY_UINT16;
+        return PyArray_ITEMSIZE(array) == 2 && strcmp(dot ? dot + 1 : name, "bfloat16") == 0;
+    }
     """
     object FA_NEW(object type_, Py_ssize_t size)
+    bint fa_holds_bfloat16(cnp.ndarray array) noexcept
 
 cdef extern from "asked.h":
     int fa_asked_elsewhere() noexcept

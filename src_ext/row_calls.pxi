@@ -158,7 +158,7 @@ cdef bint look_at_rows(logits, tokens, temperature, mask, plain_rows *found, row
     if memcmp(x.shape, y.shape, y.ndim * sizeof(cnp.npy_intp)) or not number_of(temperature, &t):
         return False
     found.kind = 0 if x.type == cnp.NPY_FLOAT else 1 if x.type == cnp.NPY_DOUBLE else 2 if x.type == cnp.NPY_FLOAT16 else \
-        3 if x.type == cnp.NPY_UINT16 else -1
+        3 if fa_holds_bfloat16(<cnp.ndarray> logits) else -1
     found.real = cnp.NPY_DOUBLE if found.kind == 1 else cnp.NPY_FLOAT
     if found.kind < 0 or not 1e-30 < t < 1e30:  # what is nearer to the bounds, others know
         return False

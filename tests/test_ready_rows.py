@@ -1,20 +1,30 @@
 """Calls on logits that the extension takes whole: the bits of the long way, and its errors."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from conftest import same
 
-from fastalign import policy_loss_from_logits, selective_log_softmax, token_log_probs, token_log_probs_grad
+from fastalign import (
+    TokenLogProbs,
+    policy_loss_from_logits,
+    selective_log_softmax,
+    token_log_probs,
+    token_log_probs_grad,
+)
 from fastalign.backends import cython_cpu
 
 pytestmark = pytest.mark.skipif(cython_cpu.why_not() is not None, reason=f"cython: {cython_cpu.why_not()}")
 
 RNG = np.random.default_rng(11)
 SHAPES = [(5,), (1, 1), (3, 40), (2, 3, 700), (2, 20_000)]
+KINDS = ["f32", "f64", "f16", "bf16", "bfloat16"]
 
 
 def rows(shape, kind):
     x = (3 * RNG.standard_normal(shape)).astype(np.float32)
+    if kind == "bfloat16":
+        return x.astype(ml_dtypes.bfloat16)
     if kind == "bf16":
         return (x.view(np.uint32) >> 16).astype(np.uint16)
     return x.astype({"f16": np.float16, "f32": np.float32, "f64": np.float64}[kind])
@@ -32,7 +42,7 @@ def masks(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("kind", ["f32", "f64", "f16", "bf16"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_forward(shape, kind):
     x, tokens, cast = some(shape, kind)
     for mask in masks(shape[:-1]):
@@ -42,7 +52,7 @@ def test_forward(shape, kind):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("kind", ["f32", "f64", "f16", "bf16"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_backward(shape, kind):
     x, tokens, cast = some(shape, kind)
     real = np.float64 if kind == "f64" else np.float32
@@ -68,7 +78,7 @@ def test_backward(shape, kind):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("kind", ["f32", "f64", "f16", "bf16"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_policy_loss(monkeypatch, shape, kind):
     x, tokens, cast = some(shape, kind)
     real = np.float64 if kind == "f64" else np.float32
@@ -84,6 +94,28 @@ def test_policy_loss(monkeypatch, shape, kind):
                     assert type(got) is type(want) and (target is None or got.grad_logits is target)
                     same(got[1:3], want[1:3])
                     np.testing.assert_equal((got.loss, got.metrics), (want.loss, want.metrics))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_are_taken(kind):
+    core = cython_cpu.load(cython_cpu.isas()[-1])
+    x, tokens, _ = some((3, 40), kind)
+    out, g = np.zeros_like(x), np.ones(3, np.float64 if kind == "f64" else np.float32)
+    assert core.row_forward_ready(TokenLogProbs, x, tokens, 1.0, None, False, False, False, False, 1 << 40)
+    assert core.row_backward_ready(x, tokens, (g, *[None] * 6), 1.0, None, out, 1 << 40) is out
+    assert core.row_backward_ready(x, tokens, (g, *[None] * 6), 1.0, None, None, 1 << 40).dtype == x.dtype
+
+
+def test_other_types_of_two_bytes_are_not():
+    """Nor are bfloat16 and its bits one dtype of logits and gradient: what is written would be read as numbers."""
+    core = cython_cpu.load(cython_cpu.isas()[-1])
+    x, tokens, _ = some((3, 40), "bfloat16")
+    structured = x.view(np.uint16).view([("bfloat16", np.uint16)])
+    for logits in (x.view(np.int16), structured, x.view("V2"), x[:, ::2]):
+        forward = core.row_forward_ready(TokenLogProbs, logits, tokens, 1.0, None, False, False, False, False, 1 << 40)
+        assert forward is None
+    g = np.ones(3, np.float32)
+    assert core.row_backward_ready(x, tokens, (g, *[None] * 6), 1.0, None, np.zeros((3, 40), np.uint16), 1 << 40) is None
 
 
 def test_special_rows():
