@@ -78,9 +78,10 @@ def _forward(
     moments: tuple[bool, bool, bool] = (False, False, False),
 ) -> TokenLogProbs:
     """``name`` is what the caller calls the tokens; ``out`` is for logp; ``moments``: which of the last three."""
-    core = extension(backend, True) if type(logits) is np.ndarray and ignore_index is None and out is None else None
+    core = extension(backend, True) if type(logits) is np.ndarray and out is None else None
     if core is not None:
-        plain = logits, tokens, temperature, mask
+        ids, kept = arrays.countable(tokens, mask, ignore_index)
+        plain = logits, ids, temperature, kept
         done = core.row_forward_ready(TokenLogProbs, *plain, entropy, *moments, threads.WORTH_SHARING)
         if done is not None:
             return done
@@ -164,10 +165,11 @@ def token_log_probs_grad(
     >>> token_log_probs_grad(x, [1], [1.0]).round(6).tolist()
     [[-0.085369, 0.767943, -0.630796, 0.0, -0.051779]]
     """
-    core = extension(backend, True) if type(logits) is np.ndarray and ignore_index is None else None
+    core = extension(backend, True) if type(logits) is np.ndarray else None
     if core is not None:
+        ids, kept = arrays.countable(tokens, mask, ignore_index, out)
         reals = grad_logp, grad_lse, grad_entropy, lse, entropy, grad_sum_p2, grad_mean_logit
-        done = core.row_backward_ready(logits, tokens, reals, temperature, mask, out, threads.WORTH_SHARING)
+        done = core.row_backward_ready(logits, ids, reals, temperature, kept, out, threads.WORTH_SHARING)
         if done is not None:
             return done
     engine = choose(backend, logits, tokens, grad_logp)

@@ -33,7 +33,7 @@ def rows(shape, kind):
 def some(shape, kind):
     """Logits, tokens, and tokens of a dtype that is cast, which takes the long way."""
     tokens = RNG.integers(0, shape[-1], shape[:-1])
-    return rows(shape, kind), np.asarray(tokens, np.int64), np.asarray(tokens, np.int32)
+    return rows(shape, kind), np.asarray(tokens, np.int64), np.asarray(tokens, np.uint64)
 
 
 def masks(shape):
@@ -115,16 +115,69 @@ def test_other_types_of_two_bytes_are_not():
         forward = core.row_forward_ready(TokenLogProbs, logits, tokens, 1.0, None, False, False, False, False, 1 << 40)
         assert forward is None
     g = np.ones(3, np.float32)
-    assert core.row_backward_ready(x, tokens, (g, *[None] * 6), 1.0, None, np.zeros((3, 40), np.uint16), 1 << 40) is None
+    out = np.zeros((3, 40), np.uint16)
+    assert core.row_backward_ready(x, tokens, (g, *[None] * 6), 1.0, None, out, 1 << 40) is None
+
+
+def every_call(x, tokens, mask=None, ignore_index=None, out=None):
+    g = np.linspace(-1, 1, len(x), dtype=np.float32)
+    more = {"mask": mask, "ignore_index": ignore_index}
+    got = [*token_log_probs(x, tokens, entropy=True, **more), token_log_probs_grad(x, tokens, g, out=out, **more)]
+    fused = policy_loss_from_logits(x, tokens, g - 1, g, out=None if out is None else x.copy(), **more)
+    return [*got, fused.grad_logits, fused.logp, np.array([fused.loss, *fused.metrics.values()])]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.int64, np.uint16, ">i4"])
+def test_other_integers_and_ignored_tokens_are_taken(monkeypatch, dtype):
+    x, tokens, _ = some((9, 40), "f32")
+    tokens[[2, 5]] = 7
+    mask = np.arange(9) % 3 > 0
+    others = [{}, {"mask": mask}, {"ignore_index": 7}, {"ignore_index": 7, "mask": mask}, {"ignore_index": 1 << 40}]
+    given = tokens.astype(dtype)[::-1][::-1]
+    want = [every_call(x, tokens.tolist(), **other) for other in others]
+    for module in ("log_probs", "fused"):
+        monkeypatch.setattr(f"fastalign.{module}.choose", None)  # the long way
+    for other, expected in zip(others, want, strict=True):
+        same(every_call(x, given, **other), expected)
+        same(every_call(x, given, out=np.empty_like(x), **other), expected)
+
+
+def test_of_these_too_what_is_wrong_is_said_and_changes_nothing():
+    x, tokens, _ = some((9, 40), "f32")
+    g, out = np.ones(9, np.float32), np.full((9, 40), 7, np.float32)
+    short = tokens.astype(np.int32)
+    wrong = short.copy()
+    wrong[4] = -100
+    lying_there = out.reshape(-1).view(np.int32)[:9]
+    with pytest.raises(IndexError, match=r"tokens\[4\] is -100; expected 0 <= token < 40; ignore_index=-100 skips"):
+        token_log_probs_grad(x, wrong, g, out=out)
+    with pytest.raises(TypeError, match="ignore_index is True; expected an integer"):
+        token_log_probs_grad(x, tokens, g, ignore_index=True, out=out)
+    with pytest.raises(TypeError, match="ignore_index is 0.5; expected an integer"):
+        token_log_probs_grad(x, tokens, g, ignore_index=0.5, out=out)
+    with pytest.raises(ValueError, match=r"mask has shape \(1,\); expected \(9,\)"):
+        token_log_probs_grad(x, tokens, g, ignore_index=0, mask=np.array([True]), out=out)
+    with pytest.raises(ValueError, match=r"mask\[3\] is 2; expected 0 or 1"):
+        token_log_probs_grad(x, tokens, g, ignore_index=0, mask=np.eye(9, dtype=np.uint8)[3] * 2, out=out)
+    assert np.all(out == 7)
+    out.reshape(-1)[:9].view(np.int32)[:] = short
+    for more in ({}, {"ignore_index": 3}):
+        with pytest.raises(ValueError, match="out shares memory with an input"):
+            token_log_probs_grad(x, lying_there, g, out=out, **more)
+        with pytest.raises(ValueError, match="out shares memory with an input"):
+            policy_loss_from_logits(x, lying_there, g, g, out=out, **more)
+    kept = np.frombuffer(out, np.bool_, 9, 72)
+    with pytest.raises(ValueError, match="out shares memory with an input"):
+        token_log_probs_grad(x, tokens, g, ignore_index=3, mask=kept, out=out)
 
 
 def test_special_rows():
     x = np.array([[np.nan, 1.0], [np.inf, 0.0], [-np.inf, -np.inf], [-np.inf, 2.0], [-0.0, 1e-40]], np.float32)
     tokens = np.array([0, 1, 0, 0, 1])
     every = {"entropy": True, "sum_p2": True, "mean_logit": True, "top1": True}
-    same(token_log_probs(x, tokens, **every), token_log_probs(x, tokens.astype(np.int32), **every))
+    same(token_log_probs(x, tokens, **every), token_log_probs(x, tokens.astype(np.uint64), **every))
     g = np.ones(5, np.float32)
-    same([token_log_probs_grad(x, tokens, g)], [token_log_probs_grad(x, tokens.astype(np.int32), g)])
+    same([token_log_probs_grad(x, tokens, g)], [token_log_probs_grad(x, tokens.astype(np.uint64), g)])
 
 
 def test_what_is_wrong_is_said_and_changes_nothing():

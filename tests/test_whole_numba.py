@@ -102,7 +102,7 @@ def test_what_must_be_prepared_is_left_alone(taken):
         np.testing.assert_allclose(got, token_log_probs(x, tokens, backend="numpy").logp, rtol=1e-5)
     for options in ({"truncated": ends}, {"mask": ~ends}, {"last_values": np.zeros(4)}, {"gamma": 1}):
         gae(x, x, ends, backend="numba", **options)
-    for tokens, options in ((np.zeros(6, np.int32), {}), (np.zeros(6, np.int64), {"temperature": 2})):
+    for tokens, options in ((np.zeros(6, np.uint64), {}), (np.zeros(6, np.int64), {"temperature": 2})):
         token_log_probs(x, tokens, backend="numba", **options)
     assert gae(x[:0], x[:0], ends[:0], backend="numba")[0].shape == (0, 4)
     assert not any(taken)
