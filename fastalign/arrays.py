@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-INT64 = np.dtype(np.int64)
 HALVES = {"float16": "f16", "bfloat16": "bf16"}
 KINDS = {"float32": "f32", "float64": "f64", "uint16": "bf16", **HALVES}
 NATIVE = {np.dtype(name): kind for name, kind in KINDS.items() if name != "bfloat16"}  # a name takes a sixth of a call
@@ -222,26 +221,6 @@ def tokens(
         kept = kept.reshape(-1)
     _check_range(name, x, ids, shape, vocabulary, kept)
     return ids, kept
-
-
-def countable(tokens: Any, mask: Any, ignore_index: Any, out: Any = None) -> tuple[Any, Any]:
-    """Tokens and mask as a whole call takes them, where a cast is all they lack, or ignore_index stands for a mask.
-
-    Else (None, None), which it does not take; what is wrong is said on the long way.  Copies share no memory with
-    ``out``, so what they are of must not.
-    """
-    if type(tokens) is not np.ndarray or (ignore_index is None and tokens.dtype is INT64):
-        return tokens, mask
-    plain = mask is None or (type(mask) is np.ndarray and mask.dtype == np.bool_ and mask.shape == tokens.shape)
-    shared = out is not None and any(x is not None and np.may_share_memory(out, x) for x in (tokens, mask))
-    if not plain or shared or tokens.dtype.kind not in "iu" or tokens.dtype == np.uint64:  # which would wrap
-        return None, None
-    if ignore_index is not None:
-        if type(ignore_index) is not int:
-            return None, None
-        counts = tokens != ignore_index
-        mask = counts if mask is None else counts & mask
-    return np.ascontiguousarray(tokens, INT64).reshape(tokens.shape), mask
 
 
 def _check_range(name: str, x: np.ndarray, ids: np.ndarray, shape: tuple[int, ...], vocabulary: int, kept: Any) -> None:

@@ -13,7 +13,7 @@ from . import arrays, policy_rows, threads
 from .arrays import Array
 from .dispatch import Engine, choose, extension
 from .elementwise import kept_count
-from .log_probs import prepare
+from .log_probs import countable, prepare
 from .policy import RATES, policy_options, policy_result
 from .policy_rows import Rows
 from .preference import preference_loss
@@ -69,7 +69,7 @@ def policy_loss_from_logits(
     core = extension(backend) if plain and entropy_coef == 0 else None
     if core is not None:
         whole = _whole(core, loss_type, clip_low, clip_high, log_ratio_clamp, aggregation)
-        ids, kept = arrays.countable(tokens, mask, ignore_index, out)
+        ids, kept = countable(tokens, mask, ignore_index, out)
         arguments = logits, ids, old_log_probs, advantages, temperature, kept, out
         done = whole(*arguments, threads.WORTH_SHARING, policy_rows.CACHED)
         if done is not None:

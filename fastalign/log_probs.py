@@ -1,6 +1,6 @@
 """Token log-probabilities from logits, and their gradients."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from .sequences import sequence_log_probs
 
 # The least normal numbers: temperatures and their reciprocals are not smaller.
 TINY = {np.dtype(x): float(np.finfo(x).tiny) for x in (np.float32, np.float64)}
+INT64 = np.dtype(np.int64)
 
 
 class TokenLogProbs(NamedTuple):
@@ -80,7 +81,7 @@ def _forward(
     """``name`` is what the caller calls the tokens; ``out`` is for logp; ``moments``: which of the last three."""
     core = extension(backend, True) if type(logits) is np.ndarray and out is None else None
     if core is not None:
-        ids, kept = arrays.countable(tokens, mask, ignore_index)
+        ids, kept = countable(tokens, mask, ignore_index)
         plain = logits, ids, temperature, kept
         done = core.row_forward_ready(TokenLogProbs, *plain, entropy, *moments, threads.WORTH_SHARING)
         if done is not None:
@@ -102,6 +103,26 @@ def _forward(
         engine.rows("row_forward", rows.bits, rows.kind, ids, kept, scale, logp, lse, *more[:3], hits)
     target = logp.reshape(shape) if out is None else out
     return TokenLogProbs(target, lse.reshape(shape), *(None if x is None else x.reshape(shape) for x in more))
+
+
+def countable(tokens: Any, mask: Any, ignore_index: Any, out: Any = None) -> tuple[Any, Any]:
+    """Tokens and mask as a whole call takes them, where a cast is all they lack, or ignore_index stands for a mask.
+
+    Else (None, None), which it does not take; what is wrong is said on the long way.  Copies share no memory with
+    ``out``, so what they are of must not.
+    """
+    if type(tokens) is not np.ndarray or (ignore_index is None and tokens.dtype is INT64):
+        return tokens, mask
+    plain = mask is None or (type(mask) is np.ndarray and mask.dtype == np.bool_ and mask.shape == tokens.shape)
+    shared = out is not None and any(x is not None and np.may_share_memory(out, x) for x in (tokens, mask))
+    if not plain or shared or tokens.dtype.kind not in "iu" or tokens.dtype == np.uint64:  # which would wrap
+        return None, None
+    if ignore_index is not None:
+        if type(ignore_index) is not int:
+            return None, None
+        counts = tokens != ignore_index
+        mask = counts if mask is None else counts & mask
+    return np.ascontiguousarray(tokens, INT64).reshape(tokens.shape), mask
 
 
 def prepare(
@@ -167,7 +188,7 @@ def token_log_probs_grad(
     """
     core = extension(backend, True) if type(logits) is np.ndarray else None
     if core is not None:
-        ids, kept = arrays.countable(tokens, mask, ignore_index, out)
+        ids, kept = countable(tokens, mask, ignore_index, out)
         reals = grad_logp, grad_lse, grad_entropy, lse, entropy, grad_sum_p2, grad_mean_logit
         done = core.row_backward_ready(logits, ids, reals, temperature, kept, out, threads.WORTH_SHARING)
         if done is not None:

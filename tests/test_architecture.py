@@ -1,13 +1,18 @@
 """Who imports whom, and what an import costs."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from conftest import usable
 
 import fastalign
+from fastalign.backends import cython_cpu
+from fastalign.binding import STAMP
 
 PACKAGE = Path(fastalign.__file__).parent
 # A layer imports lower ones only.
@@ -112,3 +117,20 @@ def test_the_command_answers_without_a_compiler():
 def test_files_are_small_enough_to_know():
     long = {name: n for path, name in modules() if (n := len(path.read_text(encoding="utf-8").splitlines())) > 360}
     assert not long
+
+
+def test_all_that_is_called_of_the_extension_is_known():
+    """What is not in CALLED would fail in the middle of a call where an older extension is left."""
+    text = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py") if "numba" not in path.parts[-2])
+    found = set(re.findall(r"\bcore(?:\(\))?\.(\w+)", text)) - {"__name__", "cache_clear"}
+    assert {"Again", "row_parts"} < found
+    assert found <= cython_cpu.CALLED
+
+
+def test_an_extension_of_older_sources_is_refused(monkeypatch):
+    usable("cython")
+    isa = cython_cpu.isa()
+    old = SimpleNamespace(**dict.fromkeys(cython_cpu.CALLED - {"Again"}), STAMP=STAMP)
+    monkeypatch.setitem(sys.modules, f"fastalign._core_{isa}", old)
+    with pytest.raises(ImportError, match=f"_core_{isa} was built from older sources, without Again; rebuild it: "):
+        cython_cpu.load.__wrapped__(isa)

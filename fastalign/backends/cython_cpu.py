@@ -1,7 +1,7 @@
 """Backend "cython": the compiled extension, in the build that fits this processor.
 
 One source is compiled for several instruction sets; FASTALIGN_ISA overrides the choice.  An extension built from
-other formulas than those in fastalign/rules is refused.
+other formulas than those in fastalign/rules is refused, and one from before something the package now calls.
 """
 
 import os
@@ -14,6 +14,10 @@ from ..binding import STAMP
 from . import row_units
 
 ISAS = ("avx512", "avx2", "baseline")  # best first
+CALLED = frozenset(
+    "Again Call group_reduce group_spread pointwise policy_rows row_backward row_backward_ready row_forward "
+    "row_forward_ready row_parts scan scan_ready shares".split()
+)
 REBUILD = "rebuild it: python -m pip install -e . (in the source folder), or make build"
 
 
@@ -32,6 +36,9 @@ def load(isa: str) -> ModuleType:
         raise ImportError(f"the extension was not built for {isa} ({error}); {REBUILD}") from error
     if module.STAMP != STAMP:
         raise ImportError(f"fastalign._core_{isa} was built from other formulas; {REBUILD}")
+    lacking = sorted(name for name in CALLED if not hasattr(module, name))
+    if lacking:
+        raise ImportError(f"fastalign._core_{isa} was built from older sources, without {lacking[0]}; {REBUILD}")
     return module
 
 
