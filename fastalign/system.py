@@ -20,14 +20,19 @@ def _version(package: str) -> str | None:
 
 
 def _cpu() -> str:
+    """Family and model, too: a virtual machine may call processors of ten years alike."""
+    facts: dict[str, str] = {}
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
+                name, _, fact = line.partition(":")
+                facts.setdefault(name.strip(), fact.strip())
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    found = facts.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" in facts and "model" in facts:
+        found += f" (family {facts['cpu family']}, model {facts['model']})"
+    return found
 
 
 def _extension() -> dict[str, Any]:
