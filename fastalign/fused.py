@@ -17,7 +17,7 @@ from .log_probs import countable, prepare
 from .policy import RATES, policy_options, policy_result
 from .policy_rows import Rows
 from .preference import preference_loss
-from .sequences import reduce_sequences
+from .sequences import checked_references, reduce_sequences
 
 
 class FusedLoss(NamedTuple):
@@ -234,19 +234,6 @@ class _Side:
         saved = each, None, None, self.lse, None
         target = rows.as_rows(self.grad)
         engine.rows("row_backward", rows.bits, rows.kind, self.ids, self.kept, self.scale, *saved, target)
-
-
-def checked_references(count: int, real: np.dtype, named: dict[str, Any]) -> list[Array | None]:
-    """The reference's log-probabilities, one for each of ``count`` sequences: both or neither."""
-    if len({x is None for x in named.values()}) > 1:
-        raise TypeError(f"only one of {' and '.join(named)} is given; expected both or neither")
-    taken = {name: None if x is None else arrays.take(name, x) for name, x in named.items()}
-    for name, x in taken.items():
-        if x is not None and x.shape != (count,):
-            raise ValueError(f"{name} has shape {x.shape}; expected ({count},), one per sequence")
-        if x is not None:
-            arrays.real_dtype(name, x.dtype)
-    return [None if x is None else arrays.cast_to(name, x, real) for name, x in taken.items()]
 
 
 def _place_gradients(engine: Engine, out: Any, chosen: _Side, rejected: _Side, others: list[Any]) -> None:

@@ -8,13 +8,12 @@ import numpy as np
 from . import arrays
 from .arrays import Array
 from .dispatch import fold
-from .fused import checked_references
 from .log_probs import TokenLogProbs
 from .policy import policy_options, policy_result
 from .preference import preference_loss
 from .projection import MAX_BYTES, Gradients, host
 from .rules import FAMILIES
-from .sequences import reduce_sequences
+from .sequences import checked_references, reduce_sequences
 from .sweeps import FAR, Linear, Side, backward, forward, prepare_linear, prepare_side, slope_of_parts
 
 

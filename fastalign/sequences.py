@@ -115,3 +115,16 @@ def _counts(offsets: np.ndarray, engine: Engine, kept: Array | None) -> np.ndarr
         return np.diff(offsets)
     ranks = np.concatenate([[0], np.cumsum(engine.host(kept) != 0, dtype=np.int64)])[offsets]
     return np.ascontiguousarray(np.diff(ranks))
+
+
+def checked_references(count: int, real: np.dtype, named: dict[str, Any]) -> list[Array | None]:
+    """The reference's log-probabilities, one for each of ``count`` sequences: both or neither."""
+    if len({x is None for x in named.values()}) > 1:
+        raise TypeError(f"only one of {' and '.join(named)} is given; expected both or neither")
+    taken = {name: None if x is None else arrays.take(name, x) for name, x in named.items()}
+    for name, x in taken.items():
+        if x is not None and x.shape != (count,):
+            raise ValueError(f"{name} has shape {x.shape}; expected ({count},), one per sequence")
+        if x is not None:
+            arrays.real_dtype(name, x.dtype)
+    return [None if x is None else arrays.cast_to(name, x, real) for name, x in taken.items()]
