@@ -12,10 +12,13 @@ e) A fork leaves the child without threads, so the child starts afresh.
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from . import arrays
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 try:  # 0.1 us instead of 0.7
     environment = import_module(f"{__package__}._cpu").environment
@@ -31,7 +34,7 @@ COLUMNS = 64  # of float32 or of flags, a whole number of cache lines: threads s
 CHEAP = 4  # steps of streams side by side for one elsewhere: 128 x 4096, one thread 250 us, two 275; x 8192, 470, 360
 
 _asked: int | None = None
-_pool: ThreadPoolExecutor | None = None
+_pool: "ThreadPoolExecutor | None" = None
 _lock = threading.Lock()
 
 
@@ -104,12 +107,13 @@ def run(body: Callable[[int, int], None], n: int, grain: int, count: int) -> Non
     """body(a, b) for ``count`` ranges that cover range(n), cut at multiples of ``grain``."""
     grains = -(-n // grain)
     cuts = [min(n, grains * k // count * grain) for k in range(count + 1)]
-    pool, jobs = _workers(count - 1), []
+    jobs: list[Future[None]] = []
     try:
+        pool = _workers(count - 1)
         for k in range(1, count):
             jobs.append(pool.submit(body, cuts[k], cuts[k + 1]))
-    except RuntimeError:
-        pass  # the interpreter is about to end and starts no more threads
+    except (ImportError, RuntimeError):
+        pass  # the interpreter is about to end and starts no more threads, nor imports what would
     try:
         body(cuts[0], cuts[1])
         for k in range(len(jobs) + 1, count):
@@ -121,7 +125,9 @@ def run(body: Callable[[int, int], None], n: int, grain: int, count: int) -> Non
         job.result()
 
 
-def _workers(count: int) -> ThreadPoolExecutor:
+def _workers(count: int) -> "ThreadPoolExecutor":
+    from concurrent.futures import ThreadPoolExecutor  # 9 ms, most of them logging
+
     global _pool
     with _lock:
         if _pool is None or _pool._max_workers < count:

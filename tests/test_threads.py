@@ -263,6 +263,21 @@ def test_large_calls_at_the_end_of_the_interpreter():
     assert done.stdout.strip() == "True" and not done.stderr
 
 
+def test_a_first_large_call_at_the_end_of_the_interpreter():
+    """The pool cannot even be imported then."""
+    code = (
+        "import atexit, sys\n"
+        "from fastalign import threads\n"
+        "found = []\n"
+        "def last():\n"
+        "    threads.run(lambda a, b: found.append((a, b)), 30, 1, 3)\n"
+        "    print(sorted(found) == [(0, 10), (10, 20), (20, 30)], 'concurrent.futures.thread' in sys.modules)\n"
+        "atexit.register(last)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "True False" and not done.stderr
+
+
 def test_warmup(backend):
     fastalign.warmup(backend)
     fastalign.warmup()
