@@ -68,7 +68,7 @@ class RewardModel:
         input_dim: int,
         hidden_dim: int = 256,
         *,
-        rng: np.random.Generator | int | None = None,
+        rng: "np.random.Generator | int | None" = None,  # unquoted it imports numpy.random, 14 ms
         dtype: Any = np.float64,
     ) -> None:
         input_dim, hidden_dim = arrays.count("input_dim", input_dim), arrays.count("hidden_dim", hidden_dim)

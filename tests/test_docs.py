@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import typing
 
 import pytest
 from trees import ROOT
@@ -46,6 +47,17 @@ def test_public_names_are_documented(name):
         for parameter in inspect.signature(value).parameters.values():
             assert parameter.annotation is not inspect.Parameter.empty
         assert "return" in value.__annotations__
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_annotations_can_be_read(name):
+    """Quoted ones too: what they name is there."""
+    value = getattr(fastalign, name)
+    assert typing.get_type_hints(value) or inspect.isclass(value)
+    for function in [value, *vars(value).values()]:
+        if inspect.isfunction(function):
+            assert typing.get_type_hints(function).keys() == function.__annotations__.keys()
+            assert inspect.signature(function, eval_str=True)
 
 
 COMPUTING = [name for name in PUBLIC if "backend" in getattr(getattr(fastalign, name), "__annotations__", {})]
