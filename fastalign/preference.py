@@ -1,7 +1,5 @@
-"""Preference pairs and the losses that learn from them without a reward model."""
+"""Losses that learn from preference pairs without a reward model."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from . import arrays
@@ -11,39 +9,6 @@ from .elementwise import Rule, Rules
 RATES = (("rewards/chosen", 1), ("rewards/rejected", 2), ("rewards/accuracies", 3), ("rewards/margins", 4))
 TRAINER_RATES = (("loss", 0), ("accuracy", 3), ("chosen_reward", 1), ("rejected_reward", 2), ("reward_margin", 4))
 NAMES = ("policy_chosen_logps", "policy_rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
-
-
-@dataclass
-class PreferencePair:
-    """One comparison: of two answers to a prompt, the one that was preferred.
-
-    >>> PreferencePair("2 + 2?", chosen="4", rejected="5").chosen
-    '4'
-    """
-
-    prompt: str
-    chosen: str
-    rejected: str
-
-
-def create_preference_dataset(
-    prompts: Sequence[str], chosen_responses: Sequence[str], rejected_responses: Sequence[str]
-) -> list[PreferencePair]:
-    """Pairs from three parallel lists.
-
-    Raises ValueError where the lengths differ: nothing is dropped silently.
-
-    >>> create_preference_dataset(["p"], ["good"], ["bad"])
-    [PreferencePair(prompt='p', chosen='good', rejected='bad')]
-    """
-    lengths = {
-        "prompts": len(prompts),
-        "chosen_responses": len(chosen_responses),
-        "rejected_responses": len(rejected_responses),
-    }
-    if len(set(lengths.values())) > 1:
-        raise ValueError("lists of unequal length: " + ", ".join(f"{name} {n}" for name, n in lengths.items()))
-    return [PreferencePair(*three) for three in zip(prompts, chosen_responses, rejected_responses, strict=True)]
 
 
 class PreferenceLoss(NamedTuple):

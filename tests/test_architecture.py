@@ -26,7 +26,7 @@ LAYERS = [
     {"dispatch"},
     {"elementwise"},
     {"policy_rows", "sequences"},
-    {"log_probs", "advantages", "preference", "policy", "divergence", "reward"},
+    {"log_probs", "advantages", "preference", "policy", "divergence", "reward", "pairs"},
     {"fused", "sweeps"},
     {"linear"},
     {"system"},
@@ -99,6 +99,32 @@ def test_an_import_brings_no_compiler_and_no_other_library():
     roots = {name.split(".")[0] for name in loaded}
     assert not roots & {"numba", "llvmlite", "Cython", "torch", "cupy", "jax", "typer", "click", "rich", "matplotlib"}
     assert not roots & {"setuptools", "pytest", "mpmath", "hypothesis", "ml_dtypes"}
+
+
+def brought(code):
+    """What ``code`` imports after NumPy."""
+    return set(run(f"import sys, numpy\nbefore = set(sys.modules)\n{code}\nprint(*set(sys.modules) - before)"))
+
+
+def test_an_import_brings_little():
+    """numpy.random takes 14 ms, concurrent.futures with logging 9, the files of our own, with dataclasses, 6."""
+    loaded = brought("import fastalign")
+    assert not loaded & {"numpy.random", "concurrent.futures", "logging", "dataclasses"}
+    assert not loaded & {f"fastalign.{name}" for name in ("fused", "linear", "pairs", "system")}
+
+
+def test_what_is_imported_later_is_what_is_declared():
+    (declared,) = [node for node in ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body
+                   if isinstance(node, ast.If) and isinstance(node.test, ast.Name)]  # fmt: skip
+    assert {x.module: tuple(name.name for name in x.names) for x in declared.body} == fastalign._LATER
+
+
+@pytest.mark.parametrize("name", ["linear_log_probs", "linear"])
+def test_what_is_imported_later_is_there_as_the_rest_is(name):
+    code = f"import sys, fastalign\nassert '{name}' in dir(fastalign)\nassert 'fastalign.linear' not in sys.modules\n"
+    code += f"print(fastalign.{name}.__name__, 'linear_log_probs' in vars(fastalign), hasattr(fastalign, 'nothing'))"
+    assert run(code) == [{"linear": "fastalign.linear"}.get(name, name), "True", "False"]
+    assert run(f"from fastalign import *\nprint({name.partition('_')[0]}_log_probs.__name__)") == ["linear_log_probs"]
 
 
 def test_a_call_of_the_default_backend_brings_no_compiler():
