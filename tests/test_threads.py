@@ -283,3 +283,9 @@ def test_warmup(backend):
     fastalign.warmup()
     with pytest.raises(ValueError, match="backend is 'tpu'"):
         fastalign.warmup("tpu")
+
+
+def test_numba_brings_the_pool_that_calls_its_kernels():
+    usable("numba")
+    code = "import sys, fastalign.backends.numba_cpu; print('concurrent.futures.thread' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "True"

@@ -11,6 +11,7 @@ f) Signatures are given, with read-only inputs: an array that cannot be written 
 g) The disk cache is off unless FASTALIGN_NUMBA_CACHE=1: where no folder can be written it fails at import.
 """
 
+import concurrent.futures.thread  # noqa: F401  the pool these kernels are called from, which the first call would load
 from typing import Any
 
 import numpy as np
