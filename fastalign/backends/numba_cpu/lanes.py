@@ -171,6 +171,17 @@ def only(context, mask, x):
 
 
 @intrinsic
+def held(context, mask):
+    """The same mask, in a register: LLVM would make it anew, in another way, wherever it is needed."""
+
+    def generate(target, builder, signature, args):
+        made = ir.FunctionType(REALS, [REALS])
+        return builder.call(ir.InlineAsm(made, "", "=x,0", side_effect=False), args)
+
+    return lanes(lanes), generate
+
+
+@intrinsic
 def either(context, mask, x, other):
     """x where the mask is, else the other."""
 

@@ -1,6 +1,6 @@
 """Recurrences backwards over time: three ways to walk, each without a test inside that is the same for all elements.
 
-sweep   many streams that are neighbours in memory, without options: a vector of streams steps together
+sweep   many streams that are neighbours in memory, without options: a vector of streams steps together (streams.py)
 along   streams whose steps are neighbours, without options: a vector of steps of one
 walk    any layout, every option: what is absent is read from a constant, what is not wanted written to a spare place
 """
@@ -11,78 +11,14 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from .access import LINE, TILE, address, fma, get, likely, put, read, scratch, shift, start, write
-from .compiling import CONTRACT, filled, given, inlined, jit, rules
+from .access import fma, get, likely, put, read, scratch, shift, start, write
+from .compiling import CONTRACT, filled, given, inlined, jit, rules, vector_registers
 from .lanes import LANES, alone, clear, either, give, lanes, later, leading, none_of, only, spreads, take
+from .streams import ahead, downwards, give_both, lead, sweep, sweep_lanes, sweep_rows, two_steps
 
-BLOCK = 8  # tiles of streams that a sweep takes at once; of one tile it jumps from page to page (see sweep_rows)
 WIDTH = 128  # streams that a walk takes at once: their state stays in L1
-WIDE = 512  # streams
 EPS = 2.0**-52
 KEPT = 1e-36  # the fourth power of a factor below 1e-81 is 0, which would stop an infinite carry; with margin
-
-
-# ---- many streams ----------------------------------------------------------------------------------------------------
-
-
-def sweep_rows(x, follow, ends, carry, y, y_too, at, too, to, width, last, gamma, lam):
-    """The step at ``at`` of all streams, and the one before it at ``too``, which goes to ``y_too`` at ``to``.
-
-    ``last`` is 1 for the last step of the data.  Two at once: carry and next value make the way to L1 and back half
-    as often.  128 x 4096 with values, float32 / float64, in blocks of 4096 streams: 210 / 450 us; one step at a time in
-    blocks of 128, 310 / 670.  Not done: where the outputs lie 16 to 48 bytes further on in their pages than the inputs,
-    loads wait for stores (300 us); to walk by 8, 32 or 64 streams from the last to the first took 550 to 1200.
-    """
-    for j in range(width):
-        end, end_too = read((ends, ends), (at + j, too + j), no_flag)
-        alive, going = 1.0 if end == 0 else 0.0, 1.0 if end | last == 0 else 0.0
-        going_too = 1.0 if end_too == 0 else 0.0
-        if valued:
-            where, there = (at + j, at + j, too + j, too + j, j), (at + j, to + j, at + j, to + j)
-            reward, value, reward_too, value_too, after = read((x[0], x[1], x[0], x[1], follow), where, 0.0)
-            new = step(reward, value, after, get(carry, j), alive, going, gamma, lam)
-            old = step(reward_too, value_too, value, new, going_too, going_too, gamma, lam)
-            write((y[0], y_too[0], y[1], y_too[1]), there, (new, old, new + value, old + value_too))
-        else:
-            reward, reward_too, after = read((x[0], x[0], follow), (at + j, too + j, j), 0.0)
-            new = step(reward, 0.0, after, get(carry, j), alive, going, gamma, lam)
-            old = step(reward_too, 0.0, 0.0, new, going_too, going_too, gamma, lam)
-            write((y[0], y_too[0]), (at + j, to + j), (new, old))
-        put(carry, j, old)
-
-
-def lead(x, y, streams):
-    """How many streams lie before the first whole cache line of wide rows, where it is the same in all arrays.
-
-    What lies across two lines costs as much as two.
-    """
-    here = address(x[0])
-    apart = (here ^ address(x[-1])) | (here ^ address(y[0])) | (here ^ address(y[-1])) | streams * size
-    return 0 if streams < WIDE or apart & (LINE - 1) else (-here & (LINE - 1)) // size
-
-
-def sweep(rewards, values, last_values, terminated, gamma, lam, out, returns):
-    streams = rewards.shape[1]
-    x = (start(rewards), start(values)) if valued else (start(rewards),)
-    y = (start(out), start(returns)) if valued else (start(out),)
-    carry, spare, first, width = scratch(0.0, BLOCK), scratch(zero, BLOCK), 0, lead(x, y, streams)
-    while first < streams:
-        width = width if width > 0 else BLOCK * TILE
-        width = width if first + width < streams else streams - first
-        for j in range(width):
-            put(carry, j, 0.0)
-            put(spare, j, zero)
-        follow, last, at = spare, one_flag, rewards.size - streams + first
-        if last_values.size:
-            follow = shift(start(last_values), first)
-        while at >= 0:
-            too = at - streams
-            y_too, to = y, too
-            if too < 0:  # their number is odd: the first step comes again, and goes nowhere
-                y_too, to, too = ((spare, spare) if valued else (spare,)), 0, at
-            sweep_rows(x, follow, start(terminated), carry, y, y_too, at, too, to, width, last, gamma, lam)
-            follow, last, at = shift(x[-1], too) if valued else spare, no_flag, at - 2 * streams
-        first, width = first + width, 0
 
 
 # ---- few streams -----------------------------------------------------------------------------------------------------
@@ -276,6 +212,10 @@ def walk(
                 walk_line(inputs, flags, once, outputs, columns, moves, chosen, gamma, lam)
 
 
+# What a rule is given by line, and by two_steps.
+IN_LINE, SIDE_BY_SIDE = ((lanes,) * count + (types.float64,) * (8 - count) for count in (3, 4))
+
+
 @cache
 def scan_kernel(loop: Any, kind: str, dtype: str, valued: bool) -> Any:
     """sweep, along or walk, compiled for one recurrence and one dtype of arrays."""
@@ -289,8 +229,10 @@ def scan_kernel(loop: Any, kind: str, dtype: str, valued: bool) -> Any:
         "valued": valued,
         "size": np.dtype(dtype).itemsize,
     }
+    # With AVX2 alone: elsewhere a vector has two doubles, or eight, of which LLVM's own loop makes use.
+    free["spreading"] = vector_registers() == "y" and spreads(free["step"], SIDE_BY_SIDE)
     for part_of in PARTS[loop]:
-        if part_of is line and not spreads(free["step"], (lanes,) * 3 + (types.float64,) * 5):
+        if part_of is line and not spreads(free["step"], IN_LINE):
             free["line"] = free["down"]
             continue
         free[part_of.__name__] = bind.drive(part_of, name, inlined, **free)
@@ -305,7 +247,7 @@ def scan_kernel(loop: Any, kind: str, dtype: str, valued: bool) -> Any:
 
 
 PARTS = {
-    sweep: (lead, sweep_rows),
+    sweep: (lead, ahead, downwards, sweep_rows, two_steps, give_both, sweep_lanes),
     along: (link, down, fourth, line),
     walk: (part, moving, advance, walk_row, walk_line),
 }
