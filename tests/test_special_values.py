@@ -339,6 +339,25 @@ def test_ppo_without_advantage_still_tells_a_nan(backend):
     assert math.isnan(result.loss) and math.isnan(result.grad_log_probs[0]) and result.grad_log_probs[1] == 0
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ppo_beyond_the_bound_of_its_log_ratio(backend, dtype):
+    """A NaN of the advantages reaches its element there too; an infinite one has no derivative, finite ones 0."""
+    advantages = np.array([NAN, INF, -INF, 1.0, -1.0] * 30, dtype)
+    for far in (30.0, -30.0, 900.0):
+        for bound in (20.0, 800.0 if far == 900.0 else 1.0):
+            new, old = np.full(150, far, dtype), np.zeros(150, dtype)
+            result = policy_loss(new, old, advantages, log_ratio_clamp=bound, backend=backend)
+            assert math.isnan(result.loss)
+            np.testing.assert_array_equal(result.grad_log_probs, np.where(np.isfinite(advantages), 0, NAN))
+
+
+def test_ppo_of_equal_branches_is_not_clipped(backend):
+    """Of an infinite advantage both are infinite: the gradient passes, and none of the elements counts as clipped."""
+    result = policy_loss([0.5, -0.5], [0.0, 0.0], [INF, -INF], backend=backend)
+    np.testing.assert_array_equal(result.grad_log_probs, [-INF, INF])
+    assert result.metrics["clip_ratio/region_mean"] == 0.0 and result.metrics["clipfrac"] == 1.0
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 1.0])
 def test_a_weight_of_zero_does_not_meet_an_infinite_margin(backend, smoothing):
     best = INF if smoothing == 0 else -INF

@@ -206,11 +206,10 @@ def _reward_frame(f: Any, r_w: Array, r_l: Array, margin: Array, center: float, 
 def _ppo(new: Array, old: Array, advantage: Array, low: float, high: float, bound: float) -> tuple[Array, Array]:
     log_ratio = np.clip(new - old, -bound, bound)
     ratio = np.exp(log_ratio)
-    still = (advantage == 0) & ~np.isnan(ratio)
-    free = np.where(still, 0, ratio * advantage)
-    clipped = np.where(still, 0, np.clip(ratio, 1 - low, 1 + high) * advantage)
-    flows = (free <= clipped) | np.isnan(free)
-    return -np.minimum(free, clipped), np.where(flows, -free * ~(np.abs(new - old) > bound), 0)
+    free, clipped = ratio * -advantage, np.clip(ratio, 1 - low, 1 + high) * -advantage
+    value = np.fmax(free, clipped)  # of ∞ · 0, which is NaN, and a number, the number
+    flowing = np.where(np.abs(new - old) > bound, advantage - advantage, value)
+    return value, np.where(free < clipped, 0, flowing)
 
 
 def _policy_frame(
@@ -219,10 +218,10 @@ def _policy_frame(
     loss, slope = f(new, old, advantage, low, high, bound)
     log_ratio = np.clip(new - old, -bound, bound)
     ratio = np.exp(log_ratio)
-    above, below = ratio > 1 + high, ratio < 1 - low
-    binding = (above & (advantage > 0)) | (below & (advantage < 0))
+    bounded = np.clip(ratio, 1 - low, 1 + high)
+    binding = ratio * -advantage < bounded * -advantage
     sums = [total(loss), total(np.expm1(log_ratio) - np.minimum(log_ratio, 1e30)), np.count_nonzero(binding)]
-    sums += [np.count_nonzero(above | below), total(ratio), ratio.max(initial=-np.inf)]
+    sums += [np.count_nonzero((ratio < bounded) | (ratio > bounded)), total(ratio), ratio.max(initial=-np.inf)]
     return (weight * slope,), sums
 
 

@@ -9,7 +9,7 @@ def policy_ppo(
     """−min(rA, clip(r, 1−ε_l, 1+ε_h) A), r = exp(log_prob − old_log_prob); PPO, arXiv:1707.06347, eq. 7.
 
     The derivative is −rA wherever the unclipped branch is the minimum, not merely inside the clip range; at the
-    bounds themselves it passes.  A = 0 gives 0 also where r is infinite.
+    bounds themselves it passes.  A = 0 gives 0 also where r is infinite; where r is bounded, a NaN of A is still seen.
     """
     log_ratio = log_prob - old_log_prob
     ratio = exp_within(clamp(log_ratio, -log_ratio_clamp, log_ratio_clamp), log_ratio_clamp)
@@ -18,7 +18,7 @@ def policy_ppo(
     clipped = clamp(ratio, 1.0 - clip_low, 1.0 + clip_high) * descent
     # Of ∞ · 0, which is NaN, and a number, the number.
     value = free if free > clipped else clipped
-    flowing = 0.0 if abs(log_ratio) > log_ratio_clamp else value
+    flowing = descent - descent if abs(log_ratio) > log_ratio_clamp else value
     slope = 0.0 if free < clipped else flowing
     return value, slope
 
