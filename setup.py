@@ -91,7 +91,8 @@ def extensions() -> list[Extension]:
     written = translate(rules, RULES, stamp(rules))
     for name, text in written.items():
         write(GENERATED / name, text)
-    depends = [str(p.relative_to(HERE)) for p in sorted(SOURCES.glob("*")) if p.is_file()] + ["setup.py"]
+    depends = [str(p.relative_to(HERE)) for p in sorted(SOURCES.glob("*")) if p.is_file()]
+    depends += ["fastalign/cut.py", "setup.py"]
     found = [Extension("fastalign._cpu", ["src_ext/cpu.pyx"], depends=depends)]
     for isa in isas():
         source = GENERATED / f"core_{isa}.pyx"

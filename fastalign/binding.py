@@ -8,6 +8,7 @@
 A rule finds the rules it calls in its globals, so it is the namespace that is rebuilt.
 """
 
+import ast
 import zlib
 from collections.abc import Callable
 from functools import cache
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
+from .cut import cut
 from .rules import FAMILIES, FILES, Family
 
 __all__ = ["FAMILIES", "STAMP", "Binding", "Family", "clone", "family", "stamp_of"]
@@ -45,6 +47,26 @@ def _functions() -> dict[str, FunctionType]:
                     raise ImportError(f"the rule {name} is defined in two files")
                 found[name] = value
     return found
+
+
+@cache
+def _written() -> dict[str, ast.FunctionDef]:
+    texts = [(FOLDER / f"{file}.py").read_text(encoding="utf-8") for file in FILES]
+    nodes = [node for text in texts for node in ast.parse(text).body]
+    return {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
+
+
+@cache
+def _halves(family: str, kind: str) -> tuple[FunctionType, FunctionType, int] | None:
+    plain = {name: node for name, node in _written().items() if not name.startswith("frame_")}
+    found = cut(_written()[f"frame_{family}"], plain[f"{family}_{kind}"], plain, "")
+    if found is None:
+        return None
+    names = ", ".join(argument.arg for argument in found.rest.args.args[: -len(found.first)])
+    values = [ast.unparse(part.body[-1]).removeprefix("return ") for part in found.first]
+    space: dict[str, Any] = {"__name__": __name__}
+    exec(f"def first({names}):\n    return {', '.join(values)},\n{ast.unparse(found.rest)}", space)
+    return space["first"], space["rest"], len(values)
 
 
 @cache
@@ -78,6 +100,15 @@ class Binding:
         frame = _functions()[f"frame_{family}"]
         space = {**self._space, "rule": self._space[f"{family}_{kind}"]}
         return self.compile(clone(frame, space, f"frame_{family}_{kind}", self.real))
+
+    def halves(self, family: str, kind: str) -> tuple[Any, Any, int] | None:
+        """That step in two: its exponentials, as a tuple, of the frame's arguments; and what is left, of the arguments
+        and the exponentials.  And how many these are; None if there are none."""
+        found = _halves(family, kind)
+        if found is None:
+            return None
+        first, rest = (clone(f, self._space, f"{f.__name__}_{family}_{kind}", self.real) for f in found[:2])
+        return self.compile(first), self.compile(rest), found[2]
 
     def drive(self, loop: Any, name: str, compile: Callable[..., Any], **free: Any) -> Any:
         """``loop`` compiled, with its free names meaning what ``free`` says; ``name`` tells its versions apart."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 HERE = Path(__file__).parent
-spec = importlib.util.spec_from_file_location("fastalign_cut", HERE / "cut.py")
+spec = importlib.util.spec_from_file_location("fastalign_cut", HERE.parent / "fastalign" / "cut.py")
 cut = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cut)
 

@@ -17,7 +17,7 @@ from fastalign.binding import STAMP
 PACKAGE = Path(fastalign.__file__).parent
 # A layer imports lower ones only.
 LAYERS = [
-    {"rules"},
+    {"rules", "cut"},
     {"binding"},
     {"backends"},
     {"arrays"},

@@ -165,7 +165,7 @@ def test_a_family_fits_into_the_tiles_of_the_extension():
         assert len(shape.outputs) + shape.tallies <= int(limits["RESULTS"])
 
 
-# ---- exponentials ahead: src_ext/cut.py ------------------------------------------------------------------------------
+# ---- exponentials ahead: cut.py --------------------------------------------------------------------------------------
 
 
 def cut_of(prefix, kind, rule=None):
@@ -195,6 +195,20 @@ def test_an_element_in_two_is_the_same_element(prefix, kind):
         for x in (*rng.standard_normal((50, len(shape.inputs))), *itertools.product(ENDS[:11], repeat=2)):
             x = (*map(float, np.resize(x, len(shape.inputs))), *options, 0.25)
             assert rest(*x, *(part(*x) for part in first)) == frame(*x), x
+
+
+@pytest.mark.parametrize("prefix, kind", KINDS)
+def test_halves_of_a_binding_are_its_element(prefix, kind):
+    found, names = FLOATS.halves(prefix, kind), len(FAMILIES[prefix].inputs)
+    assert (found is None) == (cut_of(prefix, kind) is None)
+    if found is None:
+        return
+    first, rest, count = found
+    for x in np.random.default_rng(1).standard_normal((50, names)):
+        x = (*map(float, x), *OPTIONS[prefix][0], 0.25)
+        exponentials = first(*x)
+        assert len(exponentials) == count
+        assert rest(*x, *exponentials) == FLOATS.element(prefix, kind)(*x), x
 
 
 def test_which_exponentials_are_computed_ahead():

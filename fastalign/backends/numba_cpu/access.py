@@ -62,35 +62,59 @@ def places(context, arrays, at, room, first, there):
     return pointers(arrays, types.intp, room, types.intp, there), generate
 
 
-@intrinsic
-def read(context, tile, i, like):
-    """The i-th element of each array of the tile, of the type of ``like``; for a tuple i, the i[k]-th of the k-th."""
+@intrinsic(prefer_literal=True)
+def tiles(context, like, count):
+    """As many rooms of a tile on the stack, as arrays of the type of ``like``."""
 
     def generate(target, builder, signature, args):
-        found = []
-        for k in range(len(tile)):
-            at = builder.extract_value(args[1], k) if isinstance(i, types.BaseTuple) else args[1]
-            value = builder.load(builder.gep(builder.extract_value(args[0], k), [at]))
-            _apart(value, builder.module, 0)
-            found.append(target.cast(builder, value, tile[k].dtype, like))
-        return target.make_tuple(builder, signature.return_type, found)
+        rooms = [cgutils.alloca_once(builder, args[0].type, TILE) for _ in range(count.literal_value)]
+        for room in rooms:
+            room.align = LINE
+        return target.make_tuple(builder, signature.return_type, rooms)
 
-    index = i if isinstance(i, types.BaseTuple) else types.intp
-    return types.UniTuple(like, len(tile))(tile, index, like), generate
+    return types.UniTuple(types.CPointer(types.unliteral(like)), count.literal_value)(like, count), generate
 
 
-@intrinsic
-def write(context, tile, i, results):
-    """The first results to the i-th element of the arrays of the tile, or to the i[k]-th of the k-th."""
+def _reads(loop):
+    @intrinsic
+    def read(context, tile, i, like):
+        """The i-th element of each array of the tile, of the type of ``like``; for a tuple i, the k-th's i[k]-th."""
 
-    def generate(target, builder, signature, args):
-        for k in range(len(tile)):
-            at = builder.extract_value(args[1], k) if isinstance(i, types.BaseTuple) else args[1]
-            value = target.cast(builder, builder.extract_value(args[2], k), results[k], tile[k].dtype)
-            _apart(builder.store(value, builder.gep(builder.extract_value(args[0], k), [at])), builder.module, k + 1)
-        return target.get_dummy_value()
+        def generate(target, builder, signature, args):
+            found = []
+            for k in range(len(tile)):
+                at = builder.extract_value(args[1], k) if isinstance(i, types.BaseTuple) else args[1]
+                value = builder.load(builder.gep(builder.extract_value(args[0], k), [at]))
+                _apart(value, builder.module, 0, loop)
+                found.append(target.cast(builder, value, tile[k].dtype, like))
+            return target.make_tuple(builder, signature.return_type, found)
 
-    return types.none(tile, i if isinstance(i, types.BaseTuple) else types.intp, results), generate
+        index = i if isinstance(i, types.BaseTuple) else types.intp
+        return types.UniTuple(like, len(tile))(tile, index, like), generate
+
+    return read
+
+
+def _writes(loop):
+    @intrinsic
+    def write(context, tile, i, results):
+        """The first results to the i-th element of the arrays of the tile, or to the i[k]-th of the k-th."""
+
+        def generate(target, builder, signature, args):
+            for k in range(len(tile)):
+                at = builder.extract_value(args[1], k) if isinstance(i, types.BaseTuple) else args[1]
+                value = target.cast(builder, builder.extract_value(args[2], k), results[k], tile[k].dtype)
+                place = builder.gep(builder.extract_value(args[0], k), [at])
+                _apart(builder.store(value, place), builder.module, k + 1, loop)
+            return target.get_dummy_value()
+
+        return types.none(tile, i if isinstance(i, types.BaseTuple) else types.intp, results), generate
+
+    return write
+
+
+read, write = _reads("step"), _writes("step")
+read_ahead, write_ahead = _reads("ahead"), _writes("ahead")  # of a loop whose results another one reads
 
 
 @intrinsic(prefer_literal=True)

@@ -11,6 +11,7 @@ from llvmlite.binding import get_host_cpu_name, parse_assembly
 from numba import njit as compiler
 from numba import types
 
+from ... import cut
 from ...binding import Binding
 from .vecmath import vecmath
 
@@ -120,8 +121,9 @@ def inlined(function: Any, flags: set[str] = CONTRACT) -> Any:
 def rules(dtype: str = "float64", near: bool = False) -> Binding:
     """The rules computing in ``dtype``; ``near``: where exp_within is asked for no more than vecmath's holds for.
 
-    Their mark is a checksum of this folder: Numba's cache on disk looks at the file of a loop, not at what it calls.
+    Their mark is a checksum of this folder and cut.py: Numba's cache on disk looks at the file of a loop, not what it
+    calls.
     """
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    sources = [*sorted(Path(__file__).parent.glob("*.py")), Path(cut.__file__)]
     mark = zlib.crc32(b"".join(path.read_bytes() for path in sources))
     return Binding(inlined, np.dtype(dtype).type, f"_{mark:08x}{'n' * near}", **vecmath(dtype, inlined, near))

@@ -1,7 +1,8 @@
 """The element of a pointwise loop, cut in two: its exponentials, and what is left.
 
-A loop waits for the chain of its operations, which of one vector is longer than what a processor looks ahead; the
-exponentials of the next lanes, computed beside what is left of these, make two of it (rules.h).
+A loop waits for the chain of its operations, which of one vector is longer than what a processor looks ahead.  Cut,
+it is two: the extension computes the exponentials of the next lanes beside what is left of these (src_ext/rules.h),
+Numba those of a tile in a loop of their own (elements.py).
 """
 
 import ast
@@ -21,7 +22,7 @@ class Cut:
 
 
 def cut(frame: ast.FunctionDef, rule: ast.FunctionDef, functions: Functions, bound: str) -> Cut | None:
-    """``bound``: the family's.  None if there is no exponential."""
+    """``bound``: the family's, or nothing, to leave calls as they are.  None if there is no exponential."""
     flat = Flat({**functions, "rule": rule})
     results = flat.write_out(frame)
     found = Exponentials(flat.lines)
@@ -41,7 +42,7 @@ def cut(frame: ast.FunctionDef, rule: ast.FunctionDef, functions: Functions, bou
 
 
 def called(call: ast.Call) -> str:
-    return call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id
+    return call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
 
 
 @dataclass
@@ -65,8 +66,8 @@ class Flat(ast.NodeTransformer):
                 target = statement.targets[0]
                 targets = target.elts if isinstance(target, ast.Tuple) else [target]
                 for name, value in zip(targets, self.values(statement.value), strict=True):
-                    self.assign(name.id, suffix, value)
-            elif isinstance(statement, ast.Return):
+                    self.assign(ast.unparse(name), suffix, value)
+            elif isinstance(statement, ast.Return) and statement.value:
                 results = self.values(statement.value)
         self.names = outer
         return results
@@ -112,7 +113,8 @@ class Exponentials(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         if called(node) not in EXPONENTIALS:
-            return self.generic_visit(node)
+            self.generic_visit(node)
+            return node
         whole = Expanded(self.lines).visit(copy.deepcopy(node))
         self.calls.setdefault(ast.unparse(whole), whole)
         return ast.Name(f"cut{list(self.calls).index(ast.unparse(whole))}")
@@ -143,4 +145,6 @@ def function(name: str, parameters: list[str], lines: dict[str, ast.expr], resul
     text = [f"def {name}({', '.join(parameters)}) -> {returned if len(results) == 1 else f'tuple[{returned}]'}:"]
     text += [f"    {line} = {ast.unparse(value)}" for line, value in lines.items()]
     text.append(f"    return {', '.join(map(ast.unparse, results))}")
-    return ast.parse("\n".join(text)).body[0]
+    made = ast.parse("\n".join(text)).body[0]
+    assert isinstance(made, ast.FunctionDef)
+    return made
