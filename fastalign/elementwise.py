@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from . import arrays
+from . import arrays, threads
 from .arrays import Array
+from .backends import BLOCK
 from .dispatch import Engine, choose, extension
 from .rules import FAMILIES
 
@@ -64,6 +65,17 @@ class Rule:
         done = None if ready is None else ready(given, mask, out)
         return done if done is not None else self._prepared(engine, given, mask, out)
 
+    def alone(self, n: int) -> bool:
+        """Whether so many elements are walked by one thread."""
+        return threads.parts(n, BLOCK, n) == 1
+
+    def fresh(self, shape: tuple[int, ...], dtype: np.dtype, size: int) -> tuple[Array, ...]:
+        """New arrays; large ones in one piece of memory, since several would each be given back to the system and cost
+        page faults at every call (four of 4 MB: 6.8 ms instead of 2.4 for a whole DPO loss)."""
+        if self.wanted > 1 and size > ONE_PIECE:
+            return tuple(np.empty((self.wanted, *shape), dtype))
+        return tuple([np.empty(shape, dtype) for _ in range(self.wanted)])
+
     def _prepared(self, engine: Engine, given: tuple[Any, ...], mask: Any, out: Any) -> Any:
         if len({x is None for x in given[self.required :]}) > 1:
             names = " and ".join(self.names[self.required :])
@@ -77,7 +89,7 @@ class Rule:
         if out is not None:
             outputs = _given(out, self.wanted, shape, dtype, [x for x in (*given, mask) if x is not None])
         elif engine.on_host and shape:
-            outputs = _fresh(self.wanted, shape, dtype, flat[0])
+            outputs = self.fresh(shape, dtype, flat[0])
         else:
             outputs = tuple(engine.empty(shape, dtype, like) for _ in range(self.wanted))
         some = tuple(engine.zeros(flat, dtype, like) if x is None else x.reshape(flat) for x in inputs)
@@ -137,14 +149,6 @@ def metrics_of(family: str, rates: Rates, tallies: list[float], n: int, loss: fl
         mean = tallies[place] / n if n and place < sums else tallies[place] if n else math.nan
         found[name] = loss if place == 0 else mean
     return found
-
-
-def _fresh(count: int, shape: tuple[int, ...], dtype: np.dtype, size: int) -> tuple[Array, ...]:
-    """New arrays; large ones in one piece of memory, since several would each be given back to the system and cost page
-    faults at every call (four of 4 MB: 6.8 ms instead of 2.4 for a whole DPO loss)."""
-    if count > 1 and size > ONE_PIECE:
-        return tuple(np.empty((count, *shape), dtype))
-    return tuple([np.empty(shape, dtype) for _ in range(count)])
 
 
 def _given(out: Any, count: int, shape: tuple[int, ...], dtype: np.dtype, inputs: list[Any]) -> tuple[Array, ...]:

@@ -1,4 +1,4 @@
-"""Small calls that the numba backend takes whole: the bits of the long way, and its errors."""
+"""Calls that the numba backend takes whole: the bits of the long way, and its errors."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def long_way(taken):
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("shape", [(1,), (37,), (3, 50), (4096,)])
+@pytest.mark.parametrize("shape", [(1,), (37,), (3, 50), (4096,), (4097,), (3, 20_000)])
 def test_it_has_the_bits_of_the_long_way(taken, long_way, name, dtype, shape):
     call, reads, writes = CALLS[name]
     some = inputs(reads, shape, dtype)
@@ -68,7 +68,7 @@ def test_it_has_the_bits_of_the_long_way(taken, long_way, name, dtype, shape):
 
 @pytest.mark.parametrize("call, reads", MASKED)
 @pytest.mark.parametrize("dtype", [bool, np.uint8])
-@pytest.mark.parametrize("n", [1, 50, 4096])
+@pytest.mark.parametrize("n", [1, 50, 4096, 4097, 30_000])
 def test_so_it_has_with_a_mask(taken, long_way, call, reads, dtype, n):
     some = inputs(reads, (n,), np.float32)
     mask = np.asarray(RNG.random(n) < 0.5)
@@ -82,7 +82,7 @@ def test_so_it_has_with_a_mask(taken, long_way, call, reads, dtype, n):
     np.testing.assert_array_equal(told, numbers)
 
 
-def test_what_must_be_prepared_is_left_alone(taken):
+def test_what_must_be_prepared_or_divided_is_left_alone(taken, threads):
     x, y = inputs(2, (50,), np.float64)
     want = kl_estimate(x, y, backend="numpy").value
     odd = np.frombuffer(b"\0" + x.tobytes(), np.float64, 50, 1)
@@ -91,8 +91,10 @@ def test_what_must_be_prepared_is_left_alone(taken):
     assert taken == [True, False, False, False]
     assert kl_estimate(x, y, mask=np.zeros(50, bool), backend="numba").value.tolist() == [0.0] * 50
     assert kl_estimate(x[:0], y[:0], backend="numba").value.size == 0
-    kl_estimate(*inputs(2, (4097,), np.float64), backend="numba")
-    assert not any(taken[4:])
+    for count, n in ((1, 300_000), (2, 300_000), (2, 150_000)):
+        threads(count)
+        kl_estimate(*inputs(2, (n,), np.float32), backend="numba")
+    assert taken[4:] == [False, False, True, False, True]
 
 
 def test_what_is_wrong_is_explained(taken):

@@ -1,4 +1,4 @@
-"""Small calls of recurrences and rows that the numba backend takes whole: the bits of the long way, and its errors."""
+"""Calls of recurrences and rows that the numba backend takes whole: the bits of the long way, and its errors."""
 
 import ml_dtypes
 import numpy as np
@@ -46,7 +46,8 @@ class NotTaken:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("flag", [bool, np.uint8])
 @pytest.mark.parametrize(
-    "shape, layout", [((1,), "TN"), ((700,), "NT"), ((31, 8), "TN"), ((5, 90), "NT"), ((9, 1), "TN")]
+    "shape, layout",
+    [((1,), "TN"), ((700,), "NT"), ((31, 8), "TN"), ((60, 4096), "TN"), ((5, 90), "NT"), ((9, 1), "TN")],
 )
 def test_recurrences(taken, monkeypatch, dtype, flag, shape, layout):
     r, v = RNG.standard_normal((2, *shape)).astype(dtype)
@@ -106,6 +107,12 @@ def test_what_must_be_prepared_is_left_alone(taken):
         token_log_probs(x, tokens, backend="numba", **options)
     assert gae(x[:0], x[:0], ends[:0], backend="numba")[0].shape == (0, 4)
     assert not any(taken)
+
+
+def test_what_threads_divide_is_left_to_them(taken):
+    x = RNG.standard_normal((60, 4096))
+    gae(x, x, x > 9, layout="NT", backend="numba")
+    assert taken == [False]
 
 
 def test_what_is_wrong_is_explained(taken):

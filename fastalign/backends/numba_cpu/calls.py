@@ -1,7 +1,8 @@
 """Whole calls of a pointwise rule: small arrays that need no cast are recognised, walked and put together.
 
 Anything else, and every error, is given back as None before anything was written, for Python to prepare or to explain.
-PPO of 64 elements: 6.4 us instead of 15.4, of which the kernel takes 0.8.
+PPO of 64 elements: 6.4 us instead of 15.4, of which the kernel takes 0.8; of 2^20, which leave nothing of Python in the
+caches, 0.2 ms of 2.2 less.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy as np
 
 from ...binding import FAMILIES
 from .. import BLOCK
-from .elements import pointwise_kernel
+from .elements import folding_kernel, pointwise_kernel
 
 Array = np.ndarray
 REALS = {"f": "float32", "d": "float64"}
@@ -21,7 +22,7 @@ NO_MASK = np.empty(0, np.uint8)
 
 @lru_cache(256)
 def pointwise_ready(rule: Any) -> Callable[[tuple[Any, ...], Any, Any], Any]:
-    """What takes the whole call of a rule of elementwise.py, as src_ext/call.pxi does, of one block of elements."""
+    """What takes the whole call of a rule of elementwise.py, as src_ext/call.pxi does, by one thread."""
     family, kind, wanted = rule.family, rule.kind, rule.wanted
     tallies, spare = FAMILIES[family].tallies, len(FAMILIES[family].outputs) - wanted
     options, weight = tuple(map(float, rule.options)), rule.weight
@@ -32,20 +33,25 @@ def pointwise_ready(rule: Any) -> Callable[[tuple[Any, ...], Any, Any], Any]:
             return None
         dtype, shape, size = first.dtype, first.shape, first.size
         real = REALS.get(dtype.char)
-        if real is None or not 0 < size <= BLOCK:
+        if real is None or size == 0 or (size > BLOCK and not rule.alone(size)):
             return None
         inputs = _inputs(given, rule.required, dtype, shape)
         kept = NO_MASK if mask is None else kept_flags(mask, shape)
         if inputs is None or kept is None:
             return None
         n = size if mask is None else int(np.count_nonzero(kept))
-        outputs = new_or_given((out,) if wanted == 1 and out is not None else out, wanted, dtype, shape, (*given, mask))
+        if out is None:
+            outputs = rule.fresh(shape, dtype, size)
+        else:
+            outputs = new_or_given((out,) if wanted == 1 else out, wanted, dtype, shape, (*given, mask))
         if n == 0 or outputs is None:
             return None
         written = outputs if len(shape) == 1 else tuple([x.reshape(-1) for x in outputs])
-        partials, params = np.empty((1, tallies)), (*options, 1.0 / n if weight is None else float(weight))
-        nothing = (np.empty(0, dtype),) * spare
+        partials = np.empty((-(-size // BLOCK), tallies))
+        params, nothing = (*options, 1.0 / n if weight is None else float(weight)), (np.empty(0, dtype),) * spare
         pointwise_kernel(family, kind, real)(inputs, kept, params, written + nothing, partials)
+        if size > BLOCK:
+            folding_kernel()(partials, len(FAMILIES[family].sums))
         return rule.returned(partials[0].tolist(), n, outputs)
 
     return ready

@@ -221,3 +221,16 @@ def pointwise_kernel(family: str, kind: str, dtype: str) -> Any:
         filled("float64", 2),
     )
     return bind.drive(pointwise_loop, name, jit(signature, fastmath=CONTRACT), **free)
+
+
+def fold(partials, sums):
+    """The tallies of all blocks, in the order of the blocks, in the first; as fold of dispatch.py."""
+    for block in range(1, partials.shape[0]):
+        for k in range(partials.shape[1]):
+            seen, new = partials[0, k], partials[block, k]
+            partials[0, k] = seen + new if k < sums else larger(seen, new)
+
+
+@cache
+def folding_kernel() -> Any:
+    return rules().drive(fold, "float64", jit(types.void(filled("float64", 2), types.intp)))
