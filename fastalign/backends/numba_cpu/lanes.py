@@ -172,7 +172,7 @@ def only(context, mask, x):
 
 @intrinsic
 def held(context, mask):
-    """The same mask, in a register: LLVM would make it anew, in another way, wherever it is needed."""
+    """The same mask, in a register: LLVM would make it anew, in another way, wherever it is needed (4 % of a sweep)."""
 
     def generate(target, builder, signature, args):
         made = ir.FunctionType(REALS, [REALS])
