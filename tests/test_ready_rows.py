@@ -142,6 +142,13 @@ def test_other_integers_and_ignored_tokens_are_taken(monkeypatch, dtype):
         same(every_call(x, given, out=np.empty_like(x), **other), expected)
 
 
+class Elsewhere:
+    """As a tensor on a device, which NumPy may not ask for an array."""
+
+    def __array__(self, *dtype, **copy):
+        raise RuntimeError("this can't be converted")
+
+
 def test_of_these_too_what_is_wrong_is_said_and_changes_nothing():
     x, tokens, _ = some((9, 40), "f32")
     g, out = np.ones(9, np.float32), np.full((9, 40), 7, np.float32)
@@ -166,6 +173,11 @@ def test_of_these_too_what_is_wrong_is_said_and_changes_nothing():
             token_log_probs_grad(x, lying_there, g, out=out, **more)
         with pytest.raises(ValueError, match="out shares memory with an input"):
             policy_loss_from_logits(x, lying_there, g, g, out=out, **more)
+    for more in ({}, {"ignore_index": 3}):
+        with pytest.raises(TypeError, match="out is a Elsewhere; expected a numpy.ndarray"):
+            token_log_probs_grad(x, short, g, out=Elsewhere(), **more)
+        with pytest.raises(TypeError, match="out is a Elsewhere; expected a numpy.ndarray"):
+            policy_loss_from_logits(x, short, g, g, out=Elsewhere(), **more)
     kept = np.frombuffer(out, np.bool_, 9, 72)
     with pytest.raises(ValueError, match="out shares memory with an input"):
         token_log_probs_grad(x, tokens, g, ignore_index=3, mask=kept, out=out)
