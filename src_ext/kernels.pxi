@@ -68,6 +68,7 @@ cdef extern from "rows.h" nogil:
         int sound
     void fa_drain() noexcept
     fa_row fa_row_merge(fa_row a, fa_row b, double scale) noexcept
+    double fa_product(double a, double b) noexcept
     fa_row fa_row_state_float(const float *x, Py_ssize_t n, double scale, int want) noexcept
     fa_row fa_row_part_float(const float *x, Py_ssize_t n, double scale, int want) noexcept
     int fa_row_hit_float(const float *x, Py_ssize_t at, double top) noexcept

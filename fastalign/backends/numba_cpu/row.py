@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import CUT
-from .access import fetch, start
+from .access import fetch, product, start
 from .access import shift as after
 from .compiling import CONTRACT, SUMS, converts, fuses, inlined, jit, lines_ahead, reduces, rules, vector_registers
 from .exponential import (
@@ -264,7 +264,8 @@ def backward(
         if at <= y < end:
             t = (chosen - peak) * scale - rest
             p = math.exp(t)
-            slope = (p * (a + b * t + c * p) if p > 0.0 else 0.0) + d + g_logp * scale
+            bent = (p * (a + b * t + c * p) if p > 0.0 else 0.0) + d
+            slope = bent + product(g_logp, scale)  # of a sure token 0
             out[r, y] = narrow(real(slope))
 
 
