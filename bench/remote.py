@@ -32,7 +32,8 @@ class Worker:
         absent = missing(name)
         if absent:
             raise Unavailable(f"{', '.join(absent)} is not installed (make bench PEERS=1)")
-        own = {"PYTHONPATH": os.pathsep.join(PATHS), "FASTALIGN_NUM_THREADS": "1"}
+        given = os.environ.get("PYTHONPATH")
+        own = {"PYTHONPATH": os.pathsep.join([*PATHS, *([given] if given else [])]), "FASTALIGN_NUM_THREADS": "1"}
         self.errors = tempfile.TemporaryFile(mode="w+")
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "worker.py"), name],
