@@ -104,7 +104,7 @@ cdef object new_array(const plain_array *like):
 
 
 cdef tuple new_arrays(int count, const plain_array *like):
-    """As _fresh in fastalign/elementwise.py, which has the larger ones: those in one piece of memory."""
+    """As Rule.fresh in fastalign/elementwise.py, which has the larger ones: those in one piece of memory."""
     cdef cnp.npy_intp[MOST_AXES + 1] shape
     cdef int k
     cdef tuple made

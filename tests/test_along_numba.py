@@ -103,32 +103,41 @@ def test_a_power_does_not_drift(gamma):
     assert abs(got / (mpmath.mpf(gamma) ** (steps - 1)) - 1) < 500 * np.finfo(float).eps
 
 
-def test_a_flag_is_any_byte_but_zero():
-    from fastalign.backends.numba_cpu.recurrence import along, scan_kernel
+# Of one stream whose steps are neighbours, and of steps whose streams are (streams.py); what follows their outputs.
+LOOPS = pytest.mark.parametrize(
+    "loop, shape, more, layout", [("along", (1, 50), (1,), "NT"), ("sweep", (8, 21), (), "TN")]
+)
 
-    x = np.random.default_rng(5).standard_normal((3, 1, 50))
-    flags = np.resize(np.array([0, 0, 255, 0, 0, 0, 0, 1, 0, 0, 128], np.uint8), (1, 50))
-    results = []
+
+@LOOPS
+def test_a_flag_is_any_byte_but_zero(loop, shape, more, layout):
+    from fastalign.backends.numba_cpu import recurrence
+
+    x = np.random.default_rng(5).standard_normal((2, *shape))
+    flags = np.resize(np.array([0, 0, 255, 0, 0, 0, 0, 1, 0, 0, 128], np.uint8), shape)
+    kernel, results = recurrence.scan_kernel(getattr(recurrence, loop), "gae", "float64", True), []
     for ends in (flags, (flags != 0).view(np.uint8)):
-        outputs = np.empty((2, 1, 50))
-        scan_kernel(along, "gae", "float64", True)(x[0], x[1], np.empty(0), ends, 0.9, 0.8, *outputs, 1)
+        outputs = np.empty((2, *shape))
+        kernel(*x, np.empty(0), ends, 0.9, 0.8, *outputs, *more)
         results.append(outputs)
     np.testing.assert_array_equal(*results)
 
 
-def test_a_rule_that_compares_goes_step_by_step(monkeypatch):
-    """What lanes cannot compute is computed all the same."""
+@LOOPS
+def test_a_rule_that_compares_goes_without_lanes(monkeypatch, loop, shape, more, layout):
+    """What they cannot compute is computed all the same."""
+    from fastalign.backends.numba_cpu import recurrence
     from fastalign.backends.numba_cpu.compiling import inlined, rules
-    from fastalign.backends.numba_cpu.recurrence import along, scan_kernel
 
     def capped(reward, value, next_value, carry, alive, going, gamma, lam):
         trace = carry if going > 0.0 else 0.0
         return (reward if reward < 0.5 else 0.5) + gamma * lam * trace
 
-    monkeypatch.setattr(rules().rules, "scan_capped", inlined(capped), raising=False)
-    x = np.random.default_rng(6).standard_normal((1, 50))
-    ends = np.resize(np.array([0, 0, 0, 0, 0, 0, 1], np.uint8), (1, 50))
-    got, nothing = np.empty((1, 50)), np.empty((0, 0))
-    scan_kernel(along, "capped", "float64", False)(x, nothing, np.empty(0), ends, 0.9, 0.8, got, nothing, 1)
-    want = discounted_returns(np.minimum(x, 0.5), ends != 0, gamma=0.9 * 0.8, layout="NT", backend="numpy")
+    monkeypatch.setattr(rules().rules, f"scan_capped_{loop}", inlined(capped), raising=False)
+    x = np.random.default_rng(6).standard_normal(shape)
+    ends = np.resize(np.array([0, 0, 0, 0, 0, 0, 1], np.uint8), shape)
+    got, nothing = np.empty(shape), np.empty((0, 0))
+    kernel = recurrence.scan_kernel(getattr(recurrence, loop), f"capped_{loop}", "float64", False)
+    kernel(x, nothing, np.empty(0), ends, 0.9, 0.8, got, nothing, *more)
+    want = discounted_returns(np.minimum(x, 0.5), ends != 0, gamma=0.9 * 0.8, layout=layout, backend="numpy")
     np.testing.assert_allclose(got, want, rtol=1e-14)

@@ -83,34 +83,3 @@ def test_what_is_not_finite_reaches_to_its_episodes_end(value):
     for g, w in zip(both(given), both(given, "numpy"), strict=True):
         np.testing.assert_allclose(g, w, rtol=1e-14, atol=1e-14)
         assert np.isfinite(g[0]).all() and not np.isfinite(g[4]).all()
-
-
-def test_a_flag_is_any_byte_but_zero():
-    from fastalign.backends.numba_cpu.recurrence import scan_kernel, sweep
-
-    x = np.random.default_rng(5).standard_normal((2, 8, 21))
-    flags = np.resize(np.array([0, 0, 255, 0, 0, 0, 0, 1, 0, 0, 128], np.uint8), (8, 21))
-    results = []
-    for ends in (flags, (flags != 0).view(np.uint8)):
-        outputs = np.empty((2, 8, 21))
-        scan_kernel(sweep, "gae", "float64", True)(*x, np.empty(0), ends, 0.9, 0.8, *outputs)
-        results.append(outputs)
-    np.testing.assert_array_equal(*results)
-
-
-def test_a_rule_that_compares_goes_without_lanes(monkeypatch):
-    """What they cannot compute is computed all the same."""
-    from fastalign.backends.numba_cpu.compiling import inlined, rules
-    from fastalign.backends.numba_cpu.recurrence import scan_kernel, sweep
-
-    def lowered(reward, value, next_value, carry, alive, going, gamma, lam):
-        trace = carry if going > 0.0 else 0.0
-        return (reward if reward < 0.5 else 0.5) + gamma * lam * trace
-
-    monkeypatch.setattr(rules().rules, "scan_lowered", inlined(lowered), raising=False)
-    x = np.random.default_rng(6).standard_normal((7, 17))
-    ends = np.resize(np.array([0, 0, 0, 0, 0, 0, 1], np.uint8), (7, 17))
-    got, nothing = np.empty((7, 17)), np.empty((0, 0))
-    scan_kernel(sweep, "lowered", "float64", False)(x, nothing, np.empty(0), ends, 0.9, 0.8, got, nothing)
-    want = discounted_returns(np.minimum(x, 0.5), ends != 0, gamma=0.9 * 0.8, backend="numpy")
-    np.testing.assert_allclose(got, want, rtol=1e-14)
