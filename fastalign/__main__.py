@@ -1,6 +1,22 @@
 """The command: `fastalign`, or `python -m fastalign`."""
 
 import sys
+from _thread import interrupt_main
+from threading import Timer
+from typing import Any
+
+
+def heed_interrupts() -> None:
+    """An interrupt that comes within a callback, such as those of imports and of garbage, would be printed and lost."""
+    before = sys.unraisablehook
+
+    def again(found: Any) -> None:
+        if issubclass(found.exc_type, KeyboardInterrupt):
+            Timer(0.01, interrupt_main).start()  # at once it would come within this callback, and be lost, too
+        else:
+            before(found)
+
+    sys.unraisablehook = again
 
 
 def main() -> None:
@@ -11,6 +27,7 @@ def main() -> None:
             raise
         sys.stderr.write(f"fastalign's commands need {error.name}: pip install 'fastalign[cli]'\n")
         raise SystemExit(2) from None
+    heed_interrupts()
     commands()
 
 

@@ -74,19 +74,57 @@ def test_show_versions_needs_no_extra():
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="no SIGINT here")
+def may_be_interrupted():
+    """What a shell runs behind itself ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupted_is_130_without_a_traceback():
     process = subprocess.Popen(
         [sys.executable, "-m", "fastalign", "demo"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in what a shell runs behind itself
+        preexec_fn=may_be_interrupted,
     )
-    assert "reward model" in process.stderr.readline()  # the first stage has begun
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    out, errors = process.communicate(timeout=60)
+    try:
+        assert "reward model" in process.stderr.readline()  # the first stage has begun
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == 130 and "Traceback" not in out + errors
+
+
+LOST = """
+import sys, time
+from fastalign.__main__ import heed_interrupts
+
+class Garbage:
+    def __init__(self, error):
+        self.error = error
+
+    def __del__(self):
+        raise self.error
+
+heed_interrupts()
+Garbage(ValueError("told"))
+try:
+    Garbage(KeyboardInterrupt)
+    time.sleep(30)
+    print("lost")
+except KeyboardInterrupt:
+    print("heeded")
+"""
+
+
+def test_an_interrupt_within_a_callback_is_not_lost():
+    command = [sys.executable, "-c", LOST]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=may_be_interrupted)
+    assert done.stdout == "heeded\n"
+    assert "ValueError: told" in done.stderr and "KeyboardInterrupt" not in done.stderr
 
 
 def test_verify_agrees_on_every_host_backend(monkeypatch):
