@@ -17,7 +17,6 @@ from pathlib import Path
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
-from .cut import cut
 from .rules import FAMILIES, FILES, Family
 
 __all__ = ["FAMILIES", "STAMP", "Binding", "Family", "clone", "family", "stamp_of"]
@@ -58,6 +57,8 @@ def _written() -> dict[str, ast.FunctionDef]:
 
 @cache
 def _halves(family: str, kind: str) -> tuple[FunctionType, FunctionType, int] | None:
+    from .cut import cut  # which the extension's first call need not wait for
+
     plain = {name: node for name, node in _written().items() if not name.startswith("frame_")}
     found = cut(_written()[f"frame_{family}"], plain[f"{family}_{kind}"], plain, "")
     if found is None:

@@ -248,6 +248,13 @@ def test_the_variable_chooses_the_instruction_set(isa):
     assert done.stdout.strip() == isa
 
 
+def said(code):
+    """What a new process prints; nothing of it in complaint."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not done.stderr
+    return done.stdout.strip()
+
+
 def test_large_calls_at_the_end_of_the_interpreter():
     """It starts no more threads then: the caller computes all parts."""
     usable("cython")
@@ -259,8 +266,7 @@ def test_large_calls_at_the_end_of_the_interpreter():
         "want = call()\n"
         "atexit.register(lambda: print(np.array_equal(call(), want)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "True" and not done.stderr
+    assert said(code) == "True"
 
 
 def test_a_first_large_call_at_the_end_of_the_interpreter():
@@ -274,8 +280,7 @@ def test_a_first_large_call_at_the_end_of_the_interpreter():
         "    print(sorted(found) == [(0, 10), (10, 20), (20, 30)], 'concurrent.futures.thread' in sys.modules)\n"
         "atexit.register(last)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "True False" and not done.stderr
+    assert said(code) == "True False"
 
 
 def test_warmup(backend):
@@ -288,4 +293,4 @@ def test_warmup(backend):
 def test_numba_brings_the_pool_that_calls_its_kernels():
     usable("numba")
     code = "import sys, fastalign.backends.numba_cpu; print('concurrent.futures.thread' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "True"
+    assert said(code) == "True"
