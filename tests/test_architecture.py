@@ -129,8 +129,9 @@ def test_what_is_imported_later_is_there_as_the_rest_is(name):
 
 def test_a_call_of_the_default_backend_brings_no_compiler():
     code = "import sys, numpy, fastalign; fastalign.gae([1.0], [0.5], [0]); print(*sys.modules)"
-    roots = {name.split(".")[0] for name in run(code)}
-    assert not roots & {"numba", "llvmlite", "Cython", "torch", "dataclasses"}
+    loaded = run(code)
+    assert not {name.split(".")[0] for name in loaded} & {"numba", "llvmlite", "Cython", "torch", "dataclasses"}
+    assert len([name for name in loaded if name.startswith("fastalign._core_")]) <= 1  # of the extension's builds
 
 
 def test_the_command_answers_without_a_compiler():
