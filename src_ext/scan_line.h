@@ -48,7 +48,12 @@ FA_INLINE void NAME(fa_line_groups)(fa_scan_rule rule, const int how, const int 
         fa_vector later = k + 1 < groups ? v[k + 1] : at->value;
         if (anew && flags->tops >> ((g + k) * LANES + LANES - 1) & 1)
             later = fa_alone((double)((const REAL *)flags->after)[-flags->row[g + k]]);
-        if (valued || anew) *(fa_vector *)f = FA_LATER(v[k], later, 1);
+        /* Read again a step further, where these groups go on: two permutations less, 8192 steps in 18.2 us, so 16.9.
+         * Floats would be converted again, in the same time; wider vectors lie across two lines. */
+        if (sizeof(REAL) == sizeof(double) && LANES == 4 && valued && whole && !anew && k + 1 < groups)
+            NAME(fa_line_take)(f, s->values + t + k * LANES + 1, whole, some);
+        else if (valued || anew)
+            *(fa_vector *)f = FA_LATER(v[k], later, 1);
         if (cut || reached) {
             NAME(fa_line_take)(o, s->ahead + t + k * LANES, whole, some);
             const fa_vector there = *(const fa_vector *)o, next = *(const fa_vector *)f;
