@@ -17,7 +17,9 @@ cdef extern from "rules.h" nogil:
     enum:
         FA_BLOCK
         FA_INPUTS
+        FA_LANES
         FA_RESULTS
+        FA_TILE
         FA_PARAMS
     ctypedef void (*fa_one)(const double *x, const double *p, double *y) noexcept nogil
     ctypedef struct fa_kind:
@@ -32,6 +34,13 @@ cdef extern from "rules.h" nogil:
         double p[FA_PARAMS]
     const fa_kind *fa_find(const char *family, const char *kind) noexcept
     void fa_pointwise_run(const fa_pointwise *work, Py_ssize_t n, double *partials) noexcept
+    ctypedef struct fa_buffers_double:
+        double x[FA_INPUTS][FA_TILE]
+        double y[FA_RESULTS][FA_TILE]
+    void fa_clear(const fa_kind *kind, double (*lanes)[FA_LANES]) noexcept
+    void fa_fold(const fa_kind *kind, double (*lanes)[FA_LANES], double *tallies) noexcept
+    void fa_buffered_double(const fa_pointwise *work, fa_buffers_double *given, Py_ssize_t n,
+                            double (*lanes)[FA_LANES]) noexcept
     double fa_peak(double a, double b) noexcept
     ptrdiff_t fa_kept(const unsigned char *mask, ptrdiff_t n) noexcept
     void fa_masks_begin() noexcept
@@ -63,9 +72,26 @@ cdef extern from "rows.h" nogil:
         FA_MOMENTS
         FA_ROW_CUT
         FA_ROW_STREAM
+        FA_SLIM_ROWS
+        FA_BENT
+        FA_NANS
     ctypedef struct fa_row:
         double peak, total, weighted, squares, linear, top
         int sound
+    ctypedef struct fa_slim:
+        pass
+    ctypedef struct fa_slopes:
+        double peak[FA_SLIM_ROWS]
+        double rest[FA_SLIM_ROWS]
+        double a[FA_SLIM_ROWS]
+        double b[FA_SLIM_ROWS]
+        double c[FA_SLIM_ROWS]
+        double d[FA_SLIM_ROWS]
+        double own[FA_SLIM_ROWS]
+        long long token[FA_SLIM_ROWS]
+        unsigned char fate[FA_SLIM_ROWS]
+    bint fa_is_slim(Py_ssize_t n, double scale) noexcept
+    void fa_slope_none(fa_slopes *all, Py_ssize_t lane) noexcept
     void fa_drain() noexcept
     fa_row fa_row_merge(fa_row a, fa_row b, double scale) noexcept
     double fa_product(double a, double b) noexcept
@@ -97,6 +123,30 @@ cdef extern from "rows.h" nogil:
                            double b, unsigned short *out) noexcept
     void fa_row_bends_bf16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a,
                           double b, double c, double d, unsigned short *out, bint stream) noexcept
+    void fa_slim_states_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
+                               fa_slim *many) noexcept
+    fa_row fa_slim_row_float(const fa_slim *many, Py_ssize_t lane, const float *x, Py_ssize_t n, double scale,
+                              int want, double *rest) noexcept
+    void fa_slim_bends_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all,
+                              float *out) noexcept
+    void fa_slim_states_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
+                               fa_slim *many) noexcept
+    fa_row fa_slim_row_double(const fa_slim *many, Py_ssize_t lane, const double *x, Py_ssize_t n, double scale,
+                              int want, double *rest) noexcept
+    void fa_slim_bends_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all,
+                              double *out) noexcept
+    void fa_slim_states_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
+                               fa_slim *many) noexcept
+    fa_row fa_slim_row_f16(const fa_slim *many, Py_ssize_t lane, const unsigned short *x, Py_ssize_t n, double scale,
+                              int want, double *rest) noexcept
+    void fa_slim_bends_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all,
+                              unsigned short *out) noexcept
+    void fa_slim_states_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
+                               fa_slim *many) noexcept
+    fa_row fa_slim_row_bf16(const fa_slim *many, Py_ssize_t lane, const unsigned short *x, Py_ssize_t n, double scale,
+                              int want, double *rest) noexcept
+    void fa_slim_bends_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all,
+                              unsigned short *out) noexcept
     void fa_row_powers_float(const float *t, ptrdiff_t n, float *out) noexcept
     void fa_row_powers_double(const double *t, ptrdiff_t n, double *out) noexcept
     double fa_get_float(const float *x, Py_ssize_t i) noexcept

@@ -55,6 +55,7 @@
 #define FASTALIGN_ROWS_H
 
 #include "lanes.h"
+#include "vecmath.h"
 
 #define FA_ROW_FIRST 256      /* elements searched for the first peak */
 #define FA_ROW_BOUND 65536.0f /* of a tile's sum of exponentials: the peak is at most 16 octaves too low */
@@ -126,6 +127,103 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
     high.top = top;
     return high;
 }
+
+/* Rows of so few columns go FA_SLIM_ROWS at a time (rows_slim.h): what a row costs by itself, 150 ns there and 260 back,
+ * is shared.  An exponential is then natural, of its distance from the largest, which must be a distance. */
+#define FA_SLIM 32
+#define FA_SLIM_ROWS 64
+#define FA_SLIM_FLOOR (-800) /* log p: where p is 0, and p log p must be */
+
+FA_INLINE int fa_is_slim(ptrdiff_t n, double scale)
+{
+    return n <= FA_SLIM && scale >= 0x1p-64;
+}
+
+typedef struct { /* fa_row, and log total; but for what is not wanted; not sound where total is NaN */
+    double peak[FA_SLIM_ROWS], total[FA_SLIM_ROWS], rest[FA_SLIM_ROWS];
+    double weighted[FA_SLIM_ROWS], squares[FA_SLIM_ROWS], linear[FA_SLIM_ROWS];
+} fa_slim;
+
+enum { FA_BENT, FA_ZEROS, FA_NANS };
+
+typedef struct { /* as of fa_row_bends; own: what the token's element has more */
+    double peak[FA_SLIM_ROWS], rest[FA_SLIM_ROWS], a[FA_SLIM_ROWS], b[FA_SLIM_ROWS], c[FA_SLIM_ROWS], d[FA_SLIM_ROWS];
+    double own[FA_SLIM_ROWS];
+    long long token[FA_SLIM_ROWS];
+    unsigned char fate[FA_SLIM_ROWS];
+} fa_slopes;
+
+/* A row whose gradient is 0. */
+FA_INLINE void fa_slope_none(fa_slopes *s, ptrdiff_t l)
+{
+    s->peak[l] = s->rest[l] = s->a[l] = s->b[l] = s->c[l] = s->d[l] = s->own[l] = 0;
+    s->token[l] = 0, s->fate[l] = FA_ZEROS;
+}
+
+#if defined(__GNUC__)
+#define FA_LINED __attribute__((aligned(64)))
+#else
+#define FA_LINED
+#endif
+
+/* Four rows of n columns, or fewer, to columns FA_SLIM_ROWS apart, and back. */
+#ifdef __SSE2__
+FA_INLINE void fa_turn_four_float(const float *x, ptrdiff_t far, float *y, ptrdiff_t apart)
+{
+    __m128 p = _mm_loadu_ps(x), q = _mm_loadu_ps(x + far), r = _mm_loadu_ps(x + 2 * far), s = _mm_loadu_ps(x + 3 * far);
+    _MM_TRANSPOSE4_PS(p, q, r, s);
+    _mm_storeu_ps(y, p), _mm_storeu_ps(y + apart, q), _mm_storeu_ps(y + 2 * apart, r), _mm_storeu_ps(y + 3 * apart, s);
+}
+
+FA_INLINE void fa_turn_four_double(const double *x, ptrdiff_t far, double *y, ptrdiff_t apart)
+{
+    for (int k = 0; k < 4; k += 2)
+        for (int l = 0; l < 4; l += 2) {
+            const __m128d p = _mm_loadu_pd(x + k * far + l), q = _mm_loadu_pd(x + (k + 1) * far + l);
+            _mm_storeu_pd(y + l * apart + k, _mm_unpacklo_pd(p, q));
+            _mm_storeu_pd(y + (l + 1) * apart + k, _mm_unpackhi_pd(p, q));
+        }
+}
+#else
+#define fa_turn_four_float(x, far, y, apart) fa_turn_four(x, far, y, apart)
+#define fa_turn_four_double(x, far, y, apart) fa_turn_four(x, far, y, apart)
+#define fa_turn_four(x, far, y, apart)                                                                               \
+    for (int k = 0; k < 4; k++)                                                                                      \
+        for (int l = 0; l < 4; l++) (y)[l * (apart) + k] = (x)[k * (far) + l]
+#endif
+
+#define FA_TURNS(real)                                                                                               \
+    FA_INLINE void fa_turn_columns_##real(const real *x, ptrdiff_t n, ptrdiff_t rows, real *z)                       \
+    {                                                                                                                \
+        if (n < 4 || rows < 4)                                                                                       \
+            for (ptrdiff_t l = 0; l < (rows < 4 ? rows : 4); l++)                                                    \
+                for (ptrdiff_t j = 0; j < n; j++) z[j * FA_SLIM_ROWS + l] = x[l * n + j];                            \
+        else                                                                                                         \
+            for (ptrdiff_t j = 0; j < n; j += 4) {                                                                   \
+                const ptrdiff_t at = j < n - 4 ? j : n - 4;                                                          \
+                fa_turn_four_##real(x + at, n, z + at * FA_SLIM_ROWS, FA_SLIM_ROWS);                                 \
+            }                                                                                                        \
+    }                                                                                                                \
+    FA_INLINE void fa_turn_rows_##real(const real *z, ptrdiff_t n, ptrdiff_t rows, real *x)                          \
+    {                                                                                                                \
+        if (n < 4 || rows < 4)                                                                                       \
+            for (ptrdiff_t l = 0; l < (rows < 4 ? rows : 4); l++)                                                    \
+                for (ptrdiff_t j = 0; j < n; j++) x[l * n + j] = z[j * FA_SLIM_ROWS + l];                            \
+        else                                                                                                         \
+            for (ptrdiff_t j = 0; j < n; j += 4) {                                                                   \
+                const ptrdiff_t at = j < n - 4 ? j : n - 4;                                                          \
+                fa_turn_four_##real(z + at * FA_SLIM_ROWS, FA_SLIM_ROWS, x + at, n);                                 \
+            }                                                                                                        \
+    }
+FA_TURNS(float)
+FA_TURNS(double)
+#undef FA_TURNS
+
+/* exp of what is not above 0, and of anything. */
+#define fa_slim_fall_float fa_exp_of_minus_single
+#define fa_slim_fall_double fa_exp_of_minus
+#define fa_slim_exp_float fa_exp_single
+#define fa_slim_exp_double fa_exp
 
 #define EACH(k) FA_UNROLLED for (int k = 0; k < VECTORS; k++)
 #define PASTE(a, b) a##b

@@ -570,6 +570,8 @@ static FA_UNUSED void NAME(fa_row_scale)(const STORED *x, ptrdiff_t n, double sc
     if (spans->end < n) NAME(fa_row_slopes)(x + spans->end, n - spans->end, scale, peak, rest, a, 0, out + spans->end);
 }
 
+#include "rows_slim.h"
+
 #undef VEC
 #undef WIDTH
 #undef MAX

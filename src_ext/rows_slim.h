@@ -1,0 +1,123 @@
+/* Loops over rows of few columns, FA_SLIM_ROWS of them at a time, their lanes being rows; included by rows_body.h. */
+
+/* The columns of rows that follow one another; lanes up to a whole vector's are filled up. */
+FA_INLINE ptrdiff_t NAME(fa_slim_take)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, REAL z[FA_SLIM][FA_SLIM_ROWS])
+{
+    const ptrdiff_t lanes = (rows + 15) & ~(ptrdiff_t)15;
+#ifdef KEEPS
+    const REAL *const flat = x;
+#else
+    REAL flat[FA_SLIM * FA_SLIM_ROWS];
+    for (ptrdiff_t i = 0; i < n * rows; i++) flat[i] = WIDEN(x[i]);
+#endif
+    for (ptrdiff_t l = 0; l < rows; l += 4) OF_REAL(fa_turn_columns)(flat + l * n, n, rows - l, &z[0][l]);
+    for (ptrdiff_t j = 0; j < n; j++)
+        for (ptrdiff_t l = rows; l < lanes; l++) z[j][l] = 0;
+    return lanes;
+}
+
+FA_INLINE void NAME(fa_slim_give)(STORED *out, ptrdiff_t n, ptrdiff_t rows, REAL z[FA_SLIM][FA_SLIM_ROWS])
+{
+#ifdef KEEPS
+    REAL *const flat = out;
+#else
+    REAL flat[FA_SLIM * FA_SLIM_ROWS];
+#endif
+    for (ptrdiff_t l = 0; l < rows; l += 4) OF_REAL(fa_turn_rows)(&z[0][l], n, rows - l, flat + l * n);
+#ifndef KEEPS
+    for (ptrdiff_t i = 0; i < n * rows; i++) out[i] = NARROW(flat[i]);
+#endif
+}
+
+static FA_APART void NAME(fa_slim_states)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, int want,
+                                          fa_slim *s)
+{
+    FA_LINED REAL z[FA_SLIM][FA_SLIM_ROWS], peak[FA_SLIM_ROWS], total[FA_SLIM_ROWS], weighted[FA_SLIM_ROWS];
+    FA_LINED REAL squares[FA_SLIM_ROWS];
+    FA_LINED double linear[FA_SLIM_ROWS];
+    const ptrdiff_t lanes = NAME(fa_slim_take)(x, n, rows, z);
+    const REAL by = (REAL)scale;
+    for (ptrdiff_t l = 0; l < lanes; l++) {
+        peak[l] = z[0][l], total[l] = 0;
+        if (want) weighted[l] = squares[l] = 0, linear[l] = 0;
+    }
+    for (ptrdiff_t j = 1; j < n; j++)
+        for (ptrdiff_t l = 0; l < lanes; l++) peak[l] = z[j][l] > peak[l] ? z[j][l] : peak[l];
+    for (ptrdiff_t j = 0; j < n && !want; j++)
+        for (ptrdiff_t l = 0; l < lanes; l++) total[l] += OF_REAL(fa_slim_fall)((z[j][l] - peak[l]) * by);
+    for (ptrdiff_t j = 0; j < n && want; j++) {
+        for (ptrdiff_t l = 0; l < lanes; l++) {
+            const REAL far = (z[j][l] - peak[l]) * by, t = far < FA_SLIM_FLOOR ? FA_SLIM_FLOOR : far;
+            const REAL e = OF_REAL(fa_slim_fall)(t);
+            total[l] += e, weighted[l] += e * t, squares[l] += e * e;
+        }
+        for (ptrdiff_t l = 0; l < lanes && want & FA_MOMENTS; l++) linear[l] += (double)z[j][l];
+    }
+    for (ptrdiff_t l = 0; l < lanes; l++) {
+        s->peak[l] = (double)peak[l], s->total[l] = (double)total[l];
+        s->rest[l] = fa_log_plus((double)total[l], 1023.0, 0.0);
+    }
+    for (ptrdiff_t l = 0; l < lanes && want; l++)
+        s->weighted[l] = (double)weighted[l], s->squares[l] = (double)squares[l], s->linear[l] = linear[l];
+}
+
+/* The state of row l of them, at x, and the logarithm of its sum. */
+FA_INLINE fa_row NAME(fa_slim_row)(const fa_slim *s, ptrdiff_t l, const STORED *x, ptrdiff_t n, double scale, int want,
+                                   double *rest)
+{
+    fa_row row = {s->peak[l], s->total[l], 0, 0, 0, s->peak[l], 1};
+    *rest = s->rest[l];
+    if (!(row.total >= 1)) { /* NaN: of infinities, too */
+        row = NAME(fa_row_state)(x, n, scale, want);
+        *rest = log(row.total);
+    } else if (want) {
+        row.weighted = s->weighted[l], row.squares = s->squares[l], row.linear = s->linear[l];
+    }
+    return row;
+}
+
+/* As fa_row_bends, of rows that follow one another, with what the tokens have more.  out may be x. */
+static FA_APART void NAME(fa_slim_bends)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, fa_slopes *s,
+                                         STORED *out)
+{
+    FA_LINED REAL z[FA_SLIM][FA_SLIM_ROWS], base[FA_SLIM_ROWS], slope[FA_SLIM_ROWS], bend[FA_SLIM_ROWS];
+    FA_LINED REAL square[FA_SLIM_ROWS], shift[FA_SLIM_ROWS];
+    FA_LINED double chosen[FA_SLIM_ROWS];
+    const ptrdiff_t lanes = NAME(fa_slim_take)(x, n, rows, z);
+    const REAL by = (REAL)scale;
+    int curved = 0;
+    for (ptrdiff_t l = rows; l < lanes; l++) s->peak[l] = s->rest[l] = s->a[l] = s->b[l] = s->c[l] = s->d[l] = 0;
+    for (ptrdiff_t l = 0; l < rows; l++) {
+        curved |= (s->b[l] != 0) | (s->c[l] != 0) << 1 | (s->d[l] != 0) << 1;
+        chosen[l] = (double)z[s->token[l]][l];
+    }
+    for (ptrdiff_t l = rows; l < lanes; l++) chosen[l] = s->own[l] = 0;
+    for (ptrdiff_t l = 0; l < lanes; l++) {
+        const REAL near = (REAL)(s->peak[l] + s->rest[l] / scale);
+        base[l] = near > -(REAL)INFINITY && near < (REAL)INFINITY ? near : (REAL)s->peak[l];
+        const double left = ((double)base[l] - s->peak[l]) * scale - s->rest[l], f = fa_exp(left);
+        slope[l] = (REAL)((s->a[l] + s->b[l] * left) * f), bend[l] = (REAL)(s->b[l] * f);
+        square[l] = (REAL)(s->c[l] * f * f), shift[l] = (REAL)s->d[l];
+    }
+    for (ptrdiff_t j = 0; j < n; j++) {
+        REAL *const y = z[j];
+        for (ptrdiff_t l = 0; l < lanes && !curved; l++) {
+            const REAL e = OF_REAL(fa_slim_exp)((y[l] - base[l]) * by), flat = e * slope[l];
+            y[l] = e > 0 ? flat : 0;
+        }
+        for (ptrdiff_t l = 0; l < lanes && curved; l++) {
+            const REAL t = (y[l] - base[l]) * by, e = OF_REAL(fa_slim_exp)(t);
+            const REAL bent = e * (slope[l] + bend[l] * t + square[l] * e);
+            y[l] = (e > 0 ? bent : 0) + shift[l];
+        }
+    }
+    for (ptrdiff_t l = 0; l < lanes; l++) {
+        const double t = (chosen[l] - s->peak[l]) * scale - s->rest[l], p = fa_exp(t);
+        const double bent = p * (s->a[l] + s->b[l] * t + s->c[l] * p);
+        s->own[l] = (p > 0 ? bent : 0) + s->d[l] + s->own[l];
+    }
+    for (ptrdiff_t l = 0; l < rows; l++) z[s->token[l]][l] = (REAL)s->own[l];
+    for (ptrdiff_t l = 0; l < rows; l++)
+        for (ptrdiff_t j = 0; j < n && s->fate[l]; j++) z[j][l] = s->fate[l] == FA_ZEROS ? 0 : (REAL)NAN;
+    NAME(fa_slim_give)(out, n, rows, z);
+}
