@@ -132,7 +132,6 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
  * is shared.  An exponential is then natural, of its distance from the largest, which must be a distance. */
 #define FA_SLIM 32
 #define FA_SLIM_ROWS 64
-#define FA_SLIM_FLOOR (-800) /* log p: where p is 0, and p log p must be */
 
 FA_INLINE int fa_is_slim(ptrdiff_t n, double scale)
 {
@@ -218,6 +217,17 @@ FA_INLINE void fa_turn_four_double(const double *x, ptrdiff_t far, double *y, pt
 FA_TURNS(float)
 FA_TURNS(double)
 #undef FA_TURNS
+
+/* What log p is where p is 0, and p log p must be. */
+FA_INLINE float fa_slim_far_float(float t)
+{
+    return t < -800.0f ? -800.0f : t;
+}
+
+FA_INLINE double fa_slim_far_double(double t)
+{
+    return t < -800.0 ? -800.0 : t;
+}
 
 /* exp of what is not above 0, and of anything. */
 #define fa_slim_fall_float fa_exp_of_minus_single

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 import fastalign
+from fastalign.backends import cython_cpu
 
 REQUIRED = frozenset(filter(None, os.environ.get("FASTALIGN_REQUIRE", "").split(",")))
 HOST_BACKENDS = ("numpy", "cython", "numba")
@@ -49,6 +50,20 @@ def same(got, want):
 @pytest.fixture(params=HOST_BACKENDS)
 def backend(request):
     return usable(request.param)
+
+
+@pytest.fixture(params=["numpy", "numba", *(f"cython/{isa}" for isa in cython_cpu.ISAS)])
+def walker(request, monkeypatch):
+    """A backend; of the extension every build."""
+    backend, _, isa = request.param.partition("/")
+    usable(backend)
+    if isa:
+        try:
+            module = cython_cpu.load(isa)
+        except ImportError as error:
+            pytest.skip(str(error))
+        monkeypatch.setattr(cython_cpu, "core", lambda: module)
+    return backend
 
 
 @pytest.fixture(params=COMPILED)

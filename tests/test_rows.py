@@ -12,20 +12,6 @@ INF = np.inf
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
-@pytest.fixture(params=["numpy", "numba", *(f"cython/{isa}" for isa in cython_cpu.ISAS)])
-def walker(request, monkeypatch):
-    """A backend; of the extension every build."""
-    backend, _, isa = request.param.partition("/")
-    usable(backend)
-    if isa:
-        try:
-            module = cython_cpu.load(isa)
-        except ImportError as error:
-            pytest.skip(str(error))
-        monkeypatch.setattr(cython_cpu, "core", lambda: module)
-    return backend
-
-
 def truth(logits, tokens):
     """(logp, lse, entropy, p) in long doubles."""
     x = logits.astype(np.longdouble)
