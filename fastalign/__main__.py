@@ -25,7 +25,7 @@ def main() -> None:
     except ImportError as error:
         if (error.name or "").partition(".")[0] == "fastalign":
             raise
-        sys.stderr.write(f"fastalign's commands need {error.name}: pip install 'fastalign[cli]'\n")
+        sys.stderr.write(f"fastalign's commands need {error.name}: pip install typer rich matplotlib\n")
         raise SystemExit(2) from None
     heed_interrupts()
     commands()

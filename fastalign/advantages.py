@@ -235,8 +235,19 @@ def discounted_returns(
     return returns
 
 
+def _numbers(name: str, x: Any, n: int, wanted: str) -> np.ndarray:
+    array = arrays.take(name, x)
+    arrays.real_dtype(name, array.dtype)
+    if array.size != n:
+        raise ValueError(f"{name} has shape {array.shape}; expected {wanted}")
+    return array.astype(np.float64).reshape(n)
+
+
 class PPOBuffer:
-    """Steps of experience in order, and the advantages they make.
+    """Steps of experience in order, and the advantages they make: ``gae`` of one stream.
+
+    The lists states, actions, rewards, values, log_probs and dones grow by one with each step.  An episode that a time
+    limit cut short has its place in ``gae`` itself, by truncated and final_values.  NaN and infinities as there.
 
     >>> buffer = PPOBuffer(gamma=0.9, lam=0.8)
     >>> for reward, value in [(1.0, 0.5), (2.0, 0.4)]:
@@ -265,7 +276,7 @@ class PPOBuffer:
         return len(self.rewards)
 
     def add(self, state: Any, action: Any, reward: float, value: float, log_prob: float, done: bool = False) -> None:
-        """One step: done says that this action ended its episode."""
+        """One step: done says that this action ended its episode, for good (terminated)."""
         self.states.append(state)
         self.actions.append(action)
         self.rewards.append(reward)
@@ -274,8 +285,13 @@ class PPOBuffer:
         self.dones.append(done)
 
     def compute_advantages(self, last_value: float = 0.0) -> tuple[Array, Array]:
-        """(advantages, returns) of the steps so far, float64; last_value is that of the state after the last step."""
-        rewards, values = (np.asarray(x, np.float64).reshape(len(self)) for x in (self.rewards, self.values))
-        done = np.asarray(self.dones, bool).reshape(len(self))
-        last = np.asarray(last_value, np.float64).reshape(())
+        """(advantages, returns) of the steps so far, float64; last_value is that of the state after the last step.
+
+        Raises ValueError and TypeError for what is not one number per step.
+        """
+        n = len(self)
+        named = {"rewards": self.rewards, "values": self.values}
+        rewards, values = (_numbers(name, x, n, "one number per step") for name, x in named.items())
+        done = np.asarray(self.dones, bool).reshape(n)
+        last = _numbers("last_value", last_value, 1, "one number")
         return gae(rewards, values, done, last_values=last, gamma=self.gamma, lam=self.lam, backend=self.backend)

@@ -83,8 +83,16 @@ def take(name: str, x: Any) -> Array:
     try:
         array = np.asarray(x)
     except Exception as error:  # ragged lists, foreign arrays that refuse: theirs to explain, ours to name
-        raise TypeError(f"{name} cannot be read as an array: {error}") from error
+        raise TypeError(f"{name} cannot be read as an array: {error}{_remedy(name, x)}") from error
     return array
+
+
+def _remedy(name: str, x: Any) -> str:
+    """NumPy has no bfloat16, so that PyTorch hands out none; what is read as its bits is what may be large."""
+    if str(getattr(x, "dtype", "")) != "torch.bfloat16":
+        return ""
+    bits = name.endswith(("logits", "hidden", "weight", "bias"))
+    return "; pass its bits, x.view(torch.uint16)" if bits else "; pass x.float()"
 
 
 def real_dtype(name: str, dtype: np.dtype) -> np.dtype:

@@ -33,6 +33,22 @@ def read_only():
     fa.token_log_probs_grad(X, T, np.ones(2), out=x)
 
 
+def buffer_of(reward, value, last_value=0.0):
+    buffer = fa.PPOBuffer()
+    buffer.add(None, 0, reward, value, -1.0)
+    buffer.compute_advantages(last_value)
+
+
+class Tensor:
+    """What PyTorch's bfloat16 is to NumPy."""
+
+    def __init__(self, shape, dtype="torch.bfloat16"):
+        self.shape, self.dtype = shape, dtype
+
+    def __array__(self, *_, **__):
+        raise TypeError("unsupported")
+
+
 CASES = [
     # tokens
     (lambda: fa.token_log_probs(X, [0, 3]), IndexError, r"tokens\[1\] is 3; expected 0 <= token < 3"),
@@ -187,6 +203,16 @@ CASES = [
     (lambda: fa.RewardModel(2).backward(np.ones((1, 1))), RuntimeError, "backward needs a forward before it"),
     (lambda: fa.RewardModel(2).forward(np.ones(2)), ValueError, r"x has shape \(2,\); expected \(batch, 2\)"),
     (lambda: fa.PPOBuffer(gamma=2), ValueError, "gamma is 2.0"),
+    (lambda: buffer_of(np.ones(3), 0.5), ValueError, r"rewards has shape \(1, 3\); expected one number per step"),
+    (lambda: buffer_of(None, 0.5), TypeError, "rewards has dtype object"),
+    (lambda: buffer_of(1.0, "0.5"), TypeError, "values has dtype <U3"),
+    (lambda: buffer_of(1.0, 0.5, [1.0, 2.0]), ValueError, r"last_value has shape \(2,\); expected one number"),
+    # what NumPy cannot read
+    (lambda: fa.token_log_probs(Tensor((2, 3)), T), TypeError, r"logits cannot .*its bits, x.view\(torch.uint16\)"),
+    (lambda: fa.linear_log_probs(Tensor((2, 3)), X, T), TypeError, r"hidden cannot .*pass its bits, x.view"),
+    (lambda: fa.linear_log_probs(X, Tensor((2, 3)), T), TypeError, r"weight cannot .*pass its bits, x.view"),
+    (lambda: fa.policy_loss(Tensor(4), V, V), TypeError, r"log_probs cannot .*pass x.float\(\)"),
+    (lambda: fa.preference_loss(Tensor(4, "torch.float32"), V), TypeError, "logps cannot .*: unsupported$"),
 ]
 
 

@@ -14,7 +14,7 @@ def check(path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise DataError("--plot needs matplotlib: pip install 'fastalign[cli]'") from None
+        raise DataError("--plot needs matplotlib: pip install matplotlib") from None
     kinds = Figure().canvas.get_supported_filetypes()
     if path.suffix[1:].lower() not in kinds:
         raise DataError(f"--plot {path}: unknown kind {path.suffix!r}; expected one of {', '.join(sorted(kinds))}")
