@@ -54,9 +54,13 @@ def demo(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers, 0 or more.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="Smaller models, fewer steps: about 15 seconds.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller models, fewer steps: a quarter of the time.")] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw the learning curves into this file.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Draw the learning curves into this file, of the kind of its name: .png, .pdf, .svg and others.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Reward model, DPO and PPO on a small language model, compared; then each kernel against NumPy (a minute)."""
@@ -84,10 +88,14 @@ def info(
 def verify(
     backend: Annotated[
         list[str] | None,
-        typer.Option(help="Only this backend; may be given several times.  A name that cannot be used fails."),
+        typer.Option(
+            help="Only this backend (cython, numba, numpy, cuda), or one build of the extension (cython/avx2); may be "
+            "given several times.  A name that cannot be used fails.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Every kernel on every usable backend against the float64 reference, on this machine (half a minute)."""
+    """Every kernel on every usable backend against the float64 reference, on this machine (a minute or two)."""
     from . import verify as work
     from .progress import stage
 
@@ -120,13 +128,14 @@ def verify(
 @commands.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
     context: typer.Context,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer sizes and rounds: under a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer sizes and rounds: a minute or a few.")] = False,
     output: Annotated[
         Path, typer.Option(help="Folder for the JSON, the report and the plots.", show_default=True)
     ] = Path("bench-results"),
 ) -> None:
-    """The benchmark suite: what is promised and every kernel, against NumPy, the machine's own floor, and peers where
-    they are installed.  Other options go to pytest."""
+    """In a clone: what is promised and every kernel, against NumPy, the machine and peers (a quarter of an hour).
+
+    Peers are compared with where they are installed.  Other options go to pytest."""
     if not (BENCH / "run.py").is_file():
         raise _refuse("the benchmark suite is not installed with the package: run it in a clone, by `make bench`")
     command = [sys.executable, str(BENCH / "run.py"), "--output", str(output), *(["--quick"] if quick else [])]
