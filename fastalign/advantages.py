@@ -161,10 +161,11 @@ def gae(
     (B,). A flag at t says that action t ended its episode: for good (terminated, which wins) or by a time limit
     (truncated). V′ₜ, the value of the state that action t reached, is next_values[t] if given; else final_values[t]
     where truncated; else values[t+1], and after the last step last_values, (N,) or a scalar for one stream, None for 0.
-    mask (1 = counts): elements left out are not read, get 0, and neither decay nor cut the trace. Results keep the
-    dtype of the inputs (integers: float64) and are carried in double; ``out`` is a pair that receives them. What lies
-    beyond the end of an episode or of a packed stream never leaks, be it NaN; within one NaN propagates backwards.
-    Empty inputs give empty results.
+    mask (1 = counts): elements left out are not read, get 0, and neither decay nor cut the trace: t+1 and last are
+    among those that count. γ and λ are in [0, 1]. Results keep the dtype of the inputs (integers: float64, halves:
+    float32) and are carried in double; ``out`` is a pair that receives them. What lies beyond the end of an episode or
+    of a packed stream never leaks, be it NaN; within one NaN and infinities propagate backwards. Empty inputs give
+    empty results.
 
     Raises ValueError for shapes, options, cu_seqlens, last_values together with next_values, and a truncated step
     without final_values or next_values; TypeError for dtypes.

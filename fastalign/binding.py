@@ -6,6 +6,19 @@
     exact.drive(loop, "pair_sigmoid", njit, rule=...)  a loop whose free names mean compiled functions
 
 A rule finds the rules it calls in its globals, so it is the namespace that is rebuilt.
+
+So a loop of your own calls them, too:
+
+    >>> from numba import njit
+    >>> from fastalign.binding import Binding
+    >>> ppo = Binding(njit).rules.policy_ppo
+    >>> @njit
+    ... def dual_clip(log_prob, old_log_prob, advantage, most):  # arXiv:1912.09729
+    ...     value, slope = ppo(log_prob, old_log_prob, advantage, 0.2, 0.2, 20.0)
+    ...     bound = -most * advantage
+    ...     return (bound, 0.0) if advantage < 0.0 and value > bound else (value, slope)
+    >>> dual_clip(-1.0, -3.0, -1.0, 3.0)
+    (3.0, 0.0)
 """
 
 import ast

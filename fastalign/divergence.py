@@ -49,10 +49,10 @@ def kl_estimate(
     h = log π − log ref;   k1: h, 1      k2: h²/2, h      k3: exp(−h) − 1 + h, 1 − exp(−h)
     p_log_ratio: π h, π (h + 1)          (value, ∂/∂ log π)
 
-    Arrays of one shape, in nats; results in their dtype.  Masked elements (0) are not read and give 0.  As a loss k1
-    trains nothing (its expected gradient is 0) and k3 follows KL(ref ‖ π); in a reward only the value matters.
-    Infinities and NaN follow arithmetic.  ``out``: a pair that receives value and derivative.  Raises ValueError for
-    shapes, an unknown estimator and overlapping arrays, TypeError for dtypes; then nothing is written.
+    Arrays of one shape, in nats; results in their dtype (halves: float32).  Masked elements (0) are not read and give
+    0.  As a loss k1 trains nothing (its expected gradient is 0) and k3 follows KL(ref ‖ π); in a reward only the value
+    matters.  Infinities and NaN follow arithmetic.  ``out``: a pair that receives value and derivative.  Raises
+    ValueError for shapes, an unknown estimator and overlapping arrays, TypeError for dtypes; then nothing is written.
     joschu.net/blog/kl-approx.html
 
     >>> from fastalign import kl_estimate
@@ -105,6 +105,9 @@ class AdaptiveKLController:
     """A KL coefficient that steers the divergence to a target.
 
     κ ← κ (1 + clip(KL/target − 1, −0.2, 0.2) · steps/horizon)            (arXiv:1909.08593, section 2.2)
+
+    ``value`` is κ, never below 0; KL in nats, as is the target, steps in the unit of the horizon.  Raises ValueError
+    for numbers that are not finite or out of range, TypeError for what is none.
 
     >>> controller = AdaptiveKLController(0.001, target=0.1, horizon=10_000)
     >>> round(controller.update(0.3, 256), 8)

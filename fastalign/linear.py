@@ -57,7 +57,10 @@ def linear_log_probs(
 
 
 class LinearGradients(NamedTuple):
-    """What ``linear_log_probs_grad`` returns, in the shapes of hidden, weight and bias."""
+    """What ``linear_log_probs_grad`` returns, in the shapes of hidden, weight and bias.
+
+    None is what is frozen, and the gradient of a bias that is not there; so in the results of both losses.
+    """
 
     grad_hidden: Array
     grad_weight: Array | None

@@ -46,11 +46,12 @@ def token_log_probs(
     z = logits / T,   lse = log Σⱼ exp zⱼ,   logp = z_token − lse,   p = exp(z − lse)
     entropy H = −Σⱼ pⱼ log pⱼ,   sum_p2 = Σⱼ pⱼ²,   mean_logit = Σⱼ zⱼ / V,   top1: the token is the first argmax
 
-    logits: (…, V) float64, float32, float16, bfloat16 (ml_dtypes, or its uint16 bits); tokens: (…) integers.  Results
-    in nats, shape (…): float64 for float64 logits, else float32.  mask (1 = counts) and ignore_index skip rows: these
-    are not read, and give 0.  A NaN makes its row NaN, top1 False; +inf gives lse = +inf and logp, H, Σp² = NaN; −inf
-    is a probability of 0; a row of nothing but −inf gives lse = −inf and logp, H, Σp² = NaN.  The mean follows
-    arithmetic.  No rows: empty results.  All is computed in one sweep.
+    logits: (…, V) float64, float32, float16, bfloat16 (ml_dtypes, or its uint16 bits); tokens: (…) integers, not
+    shifted: a row of logits predicts the token at its own place.  Results in nats, shape (…): float64 for float64
+    logits, and for integers but uint16, else float32.  T > 0.  mask (1 = counts) and ignore_index skip rows: these are
+    not read, and give 0.  A NaN makes its row NaN, top1 False; +inf gives lse = +inf and logp, H, Σp² = NaN; −inf is a
+    probability of 0; a row of nothing but −inf gives lse = −inf and logp, H, Σp² = NaN.  The mean follows arithmetic.
+    No rows: empty results.  All is computed in one sweep.
 
     Raises IndexError for a token outside [0, V), ValueError for shapes and options, TypeError for dtypes.
     From shifted sums: H = log S − U/S, Σp² = Q/S² with S = Σ exp(z−m), U = Σ exp(z−m)(z−m), Q = Σ exp(2(z−m)).

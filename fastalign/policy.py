@@ -43,13 +43,14 @@ def policy_loss(
     Arrays of one shape, in nats.  clip_high=None means clip_low.  Δ is bounded to ±log_ratio_clamp, with derivative 0
     beyond (None: not bounded).  aggregation: "token_mean", the mean over what the mask (1 = counts) keeps, or
     "token_sum".  Returns the loss (a float, summed in double), ∂loss/∂log_probs in the inputs' dtype (half precision:
-    float32), and means over the kept elements: approx_kl (k3 of π_old ‖ π: r − 1 − Δ), clip_ratio/region_mean (the
-    clip binds: its branch is the minimum), clipfrac (r outside the range), ratio_mean; and ratio_max.
-    The gradient is −r A wherever the unclipped branch is the minimum, also outside the range; at the bounds themselves
-    it passes; A = 0 gives 0.  Masked elements are not read and get 0.  NaN propagates to the loss and its element.
-    Nothing kept: loss 0.0, gradients 0, metrics NaN.  float32 arrays are computed in float32, within 4 eps of what
-    exact arithmetic makes of inputs a rounding away, and summed so 32 at a time.  ``out`` receives the gradient.
-    Raises ValueError for shapes, options and overlapping arrays, TypeError for dtypes; then nothing is written.
+    float32), and means over the kept elements: approx_kl (k3 of π_old ‖ π: r − 1 − Δ), clip_ratio/region_mean (the clip
+    binds: its branch is the minimum), clipfrac (r outside the range), ratio_mean; and ratio_max.  The gradient is −r A
+    wherever the unclipped branch is the minimum, also outside the range; at the bounds themselves it passes; A = 0
+    gives 0.  Masked elements are not read and get 0.  NaN propagates to the loss and its element; an infinite Δ is
+    bounded like any other, or makes r 0 or ∞; ∞ − ∞ is NaN.  Nothing kept: loss 0.0, gradients 0, metrics NaN.  float32
+    arrays are computed in float32, within 4 eps of what exact arithmetic makes of inputs a rounding away, and summed so
+    32 at a time.  ``out`` receives the gradient.  Raises ValueError for shapes, options and overlapping arrays,
+    TypeError for dtypes; then nothing is written.
 
     >>> from fastalign import policy_loss
     >>> r = policy_loss([-1.5, -2.5], [-2.0, -2.0], [1.0, 1.0], clip_high=0.28)

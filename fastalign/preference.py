@@ -40,13 +40,13 @@ def preference_loss(
     sigmoid (DPO, arXiv:2305.18290, eq. 7; ε: conservative DPO):  −(1−ε) log σ(z) − ε log σ(−z)
 
     Sequence log-probabilities in nats, of one shape; without a reference both ref arguments are None and count as 0.
-    Returns the mean over pairs (a float, summed in double), ∂loss/∂policy log-probabilities, the implicit rewards β
-    h, and the metrics rewards/chosen, rewards/rejected, rewards/accuracies (z > 0), rewards/margins.  Arrays keep the
+    Returns the mean over pairs (a float, summed in double), ∂loss/∂policy log-probabilities, the implicit rewards β h,
+    and the metrics rewards/chosen, rewards/rejected, rewards/accuracies (z > 0), rewards/margins.  Arrays keep the
     inputs' dtype; half precision gives float32.  float32 arrays are computed in float32, within 4 eps of what exact
-    arithmetic makes of inputs a rounding away, and summed so 32 at a time.  Finite at every finite z; NaN propagates
-    to the loss and its pair.  No pairs: loss 0.0, empty gradients, metrics NaN.  ``out``: four arrays, for the
-    gradients and the rewards.  Raises ValueError for shapes, an unknown loss_type, options out of range or
-    overlapping arrays, TypeError for dtypes; then nothing is written.
+    arithmetic makes of inputs a rounding away, and summed so 32 at a time.  Finite at every finite z, an infinite one
+    gives the limits; NaN, also of ∞ − ∞, propagates to the loss and its pair.  No pairs: loss 0.0, empty gradients,
+    metrics NaN.  ``out``: four arrays, for the gradients and the rewards.  Raises ValueError for shapes, an unknown
+    loss_type, options out of range or overlapping arrays, TypeError for dtypes; then nothing is written.
 
     >>> from fastalign import preference_loss
     >>> r = preference_loss([-12.5], [-14.0], [-13.0], [-13.2], beta=0.5)

@@ -24,14 +24,14 @@ def reward_model_loss(
 ) -> tuple[float, Array, Array]:
     """(loss, ∂loss/∂reward_chosen, ∂loss/∂reward_rejected) of pairs of rewards, averaged over all elements.
 
-    bradley_terry:  −log σ(r_w − r_l − margin) + c (r_w + r_l)²
+    bradley_terry (arXiv:2203.02155, eq. 1):  −log σ(r_w − r_l − margin) + c (r_w + r_l)²
 
-    Arrays of one shape, (batch,) or (batch, 1) or any other; margin (arXiv:2307.09288) of that shape or None for 0;
-    c = center_coef (arXiv:2312.09244).  Gradients have the shape and dtype of the rewards and are divided by their
-    number.  Stable: the curriculum's 1e-10 inside the logarithm, which saturates its loss at 23.03, is not here.  NaN
-    propagates; no elements give 0.0.  float32 arrays are computed in float32.  ``out``: a pair that receives the
-    gradients.  Raises ValueError for shapes, options and overlapping arrays, TypeError for dtypes; then nothing is
-    written.
+    Arrays of one shape, (batch,) or (batch, 1) or any other; margin (arXiv:2307.09288) of that shape or None for 0; c =
+    center_coef (arXiv:2312.09244).  Gradients have the shape and dtype of the rewards (halves: float32) and are divided
+    by their number.  Stable: the curriculum's 1e-10 inside the logarithm, which saturates its loss at 23.03, is not
+    here.  NaN propagates, infinities follow arithmetic; no elements give 0.0.  float32 arrays are computed in float32.
+    ``out``: a pair that receives the gradients.  Raises ValueError for shapes, options and overlapping arrays,
+    TypeError for dtypes; then nothing is written.
 
     >>> from fastalign import reward_model_loss
     >>> loss, chosen, rejected = reward_model_loss([1.2], [0.7], margin=[0.3], center_coef=0.01)
@@ -53,7 +53,10 @@ class RewardModel:
 
     r = relu(x W₁ + b₁) W₂ + b₂;   W₁ ~ N(0, 2/(in + hidden)), W₂ ~ N(0, 2/hidden), biases 0
 
-    ``rng`` seeds it: None, an int, or a numpy Generator.  The matrix products are NumPy's.
+    ``rng`` seeds it: None, an int, or a numpy Generator.  W1, b1, W2 and b2, float64 or float32 by ``dtype``, are the
+    caller's to train: ``backward`` fills the dictionary grads, under these names.  The matrix products are NumPy's, and
+    so is what they make of NaN and infinities.  Raises ValueError for sizes and shapes, TypeError for dtypes,
+    RuntimeError for a backward without a forward.
 
     >>> import numpy as np
     >>> model = RewardModel(3, 4, rng=0)

@@ -44,9 +44,9 @@ def sequence_log_probs(
     sum: Σₜ mₜ ℓₜ      mean: Σₜ mₜ ℓₜ / max(Σₜ mₜ, 1)
 
     logp, mask: (batch, length), or packed: one axis, with cu_seqlens (batch + 1) from 0 to the number of elements.
-    Returns (batch,), in nats, in the dtype of logp, summed in double in the order of the tokens, so that padded and
-    packed sequences agree to the last bit.  Masked elements (0) are not read; a sequence without others gives 0.  NaN
-    and infinities follow arithmetic.  Raises ValueError for shapes and cu_seqlens, TypeError for dtypes.
+    Returns (batch,), in nats, in the dtype of logp (halves: float32), summed in double in the order of the tokens, so
+    that padded and packed sequences agree to the last bit.  Masked elements (0) are not read; a sequence without others
+    gives 0.  NaN and infinities follow arithmetic.  Raises ValueError for shapes and cu_seqlens, TypeError for dtypes.
 
     >>> from fastalign import sequence_log_probs
     >>> sequence_log_probs([[-1.0, -2.0], [-4.0, 9.0]], mask=[[1, 1], [1, 0]], reduction="mean").tolist()
@@ -78,7 +78,9 @@ def sequence_log_probs_grad(
     sum: gᵦ mₜ      mean: gᵦ mₜ / max(Σₜ mₜ, 1)
 
     grad: (batch,).  The shape of logp is that of ``mask``, (batch, length), or the packed one of cu_seqlens; without
-    either pass ``shape``.  Returns that shape, in the dtype of grad; 0 where masked.  Raises ValueError for shapes.
+    either pass ``shape``.  Returns that shape, in the dtype of grad (halves: float32); 0 where masked.  NaN and
+    infinities go to the tokens of their sequence that count.  Raises ValueError for shapes and cu_seqlens, TypeError
+    for dtypes.
 
     >>> from fastalign import sequence_log_probs_grad
     >>> sequence_log_probs_grad([1.0, 3.0], mask=[[1, 1], [1, 0]], reduction="mean").tolist()

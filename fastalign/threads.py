@@ -77,7 +77,8 @@ def get_num_threads() -> int:
 def set_num_threads(n: int | None) -> None:
     """Divide large calls among ``n`` threads; None returns to the environment's choice.
 
-    Results do not depend on it, to the last bit.  Raises ValueError unless n is a positive integer.
+    Calls from other threads than the main one use one: there others already run side by side.  Results do not depend on
+    it, to the last bit.  Raises ValueError unless n is a positive integer.
 
     >>> import fastalign
     >>> fastalign.set_num_threads(1)
