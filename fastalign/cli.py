@@ -54,7 +54,7 @@ def demo(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers, 0 or more.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="Smaller models, fewer steps: a quarter of the time.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller models, fewer steps: a third of the time.")] = False,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -63,7 +63,7 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Reward model, DPO and PPO on a small language model, compared; then each kernel against NumPy (a minute)."""
+    """Reward model, DPO and PPO on a small language model, compared; then kernels against NumPy (a minute or a few)."""
     from .demo import DataError, run
 
     try:

@@ -77,7 +77,7 @@ def as_lines(facts: dict[str, Any]) -> list[str]:
         lines.append(f"{name:<18}{facts[name]}")
     lines += [f"{name:<18}{found or 'not installed'}" for name, found in facts["packages"].items()]
     lines.append(f"{'instruction set':<18}{extension['chosen'] or 'none: ' + extension['why_not']}")
-    lines.append(f"{'  built':<18}{', '.join(extension['usable']) or 'none'}")
+    lines.append(f"{'  usable':<18}{', '.join(extension['usable']) or 'none'}")
     lines.append(f"{'  processor runs':<18}{', '.join(extension['processor_runs']) or 'unknown'}")
     kept = {True: "kept", False: "flushed to zero in this thread", None: "unknown"}[extension["keeps_subnormals"]]
     lines.append(f"{'  subnormals':<18}{kept}")

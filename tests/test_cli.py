@@ -50,6 +50,7 @@ def test_info_and_its_json_and_show_versions_tell_the_same(capsys):
     assert told["backends"] == fastalign.available_backends()
     assert told["threads"]["count"] == fastalign.get_num_threads()
     assert set(told["extension"]) >= {"chosen", "usable", "processor_runs", "why_not"}
+    assert f"{'  usable':<18}{', '.join(told['extension']['usable']) or 'none'}" in system.as_lines(told)
     assert run("info").output.splitlines() == system.as_lines(told)
     fastalign.show_versions()
     assert capsys.readouterr().out == run("info").output
