@@ -250,6 +250,7 @@ class PPOBuffer:
     The lists states, actions, rewards, values, log_probs and dones grow by one with each step.  An episode that a time
     limit cut short has its place in ``gae`` itself, by truncated and final_values.  NaN and infinities as there.
 
+    >>> from fastalign import PPOBuffer
     >>> buffer = PPOBuffer(gamma=0.9, lam=0.8)
     >>> for reward, value in [(1.0, 0.5), (2.0, 0.4)]:
     ...     buffer.add(state=None, action=0, reward=reward, value=value, log_prob=-1.0)

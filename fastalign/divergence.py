@@ -109,6 +109,7 @@ class AdaptiveKLController:
     ``value`` is κ, never below 0; KL in nats, as is the target, steps in the unit of the horizon.  Raises ValueError
     for numbers that are not finite or out of range, TypeError for what is none.
 
+    >>> from fastalign import AdaptiveKLController
     >>> controller = AdaptiveKLController(0.001, target=0.1, horizon=10_000)
     >>> round(controller.update(0.3, 256), 8)
     0.00100512

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 class PreferencePair:
     """One comparison: of two answers to a prompt, the one that was preferred.
 
+    >>> from fastalign import PreferencePair
     >>> PreferencePair("2 + 2?", chosen="4", rejected="5").chosen
     '4'
     """
@@ -24,6 +25,7 @@ def create_preference_dataset(
 
     Raises ValueError where the lengths differ: nothing is dropped silently.
 
+    >>> from fastalign import create_preference_dataset
     >>> create_preference_dataset(["p"], ["good"], ["bad"])
     [PreferencePair(prompt='p', chosen='good', rejected='bad')]
     """

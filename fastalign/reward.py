@@ -59,6 +59,7 @@ class RewardModel:
     RuntimeError for a backward without a forward.
 
     >>> import numpy as np
+    >>> from fastalign import RewardModel
     >>> model = RewardModel(3, 4, rng=0)
     >>> model.forward(np.ones((2, 3))).shape
     (2, 1)

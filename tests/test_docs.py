@@ -42,6 +42,8 @@ def test_public_names_are_documented(name):
     value = getattr(fastalign, name)
     text = inspect.getdoc(value)
     assert text and text.splitlines()[0].rstrip().endswith((".", ";", ":")), "the first line is a sentence"
+    if ">>>" in text:
+        assert re.search(r">>> (from fastalign import .*|import fastalign$)", text, re.MULTILINE), "not to be copied"
     if inspect.isfunction(value):
         assert ">>>" in text, "no example"
         for parameter in inspect.signature(value).parameters.values():
