@@ -37,8 +37,8 @@ def linear_log_probs(
     hidden: (…, H); weight: (V, H) and bias: (V,), as of torch's nn.Linear; tokens: (…).  float64, float32, float16,
     bfloat16 (ml_dtypes, or its uint16 bits) on the host.  Float64 where hidden or weight is, else float32: halves are
     widened, a part at a time, and logits are never rounded to them.  Results, masks, special values and errors as in
-    ``token_log_probs``; rows that do not count are not read.  max_bytes bounds the memory beside the results; at least
-    one row of 4,000 logits at a time is computed.
+    ``token_log_probs``; rows that do not count are not read.  max_bytes bounds the memory beside the results and some
+    numbers per row; at least one row of 4,000 logits at a time is computed.
 
     Results do not depend on fastalign's threads.  The products are those of NumPy's BLAS, whose last bits may depend on
     its own threads, on the processor, and on how many rows it is given at a time, by the call or by max_bytes.
