@@ -48,8 +48,8 @@ def demo(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="JSON Lines of preference pairs, plain or gzip: prompt/chosen/rejected, or chosen/rejected as whole "
-            "dialogues.  Without it pairs with a known preference are generated.",
+            help="JSON Lines of preference pairs, plain or gzip: prompt/chosen/rejected as text, or chosen/rejected as "
+            "whole dialogues (Human: ... Assistant: ...).  Without it pairs with a known preference are generated.",
             show_default=False,
         ),
     ] = None,
