@@ -211,7 +211,7 @@ def discounted_returns(
 ) -> Array:
     """Discounted sums of future rewards, bootstrapped where the data or a truncated episode ends.
 
-    Gₜ = rₜ + γ (1 − terminatedₜ) (V′ₜ if truncated or last, else Gₜ₊₁)
+    Gₜ = rₜ + γ (1 − terminatedₜ) (V′ₜ if truncated or last, else Gₜ₊₁)   (Sutton and Barto, 2nd edition, eq. 3.9)
 
     Shapes, packed streams, flags, V′, dtypes, special values and errors as in ``gae``; next_values is read only where
     V′ is used.

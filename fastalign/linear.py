@@ -59,7 +59,7 @@ def linear_log_probs(
 class LinearGradients(NamedTuple):
     """What ``linear_log_probs_grad`` returns, in the shapes of hidden, weight and bias.
 
-    None is what is frozen, and the gradient of a bias that is not there; so in the results of both losses.
+    None is what is frozen, and the gradient of a bias that is not there.
     """
 
     grad_hidden: Array
@@ -138,7 +138,10 @@ def _log_probs_backward(
 
 
 class LinearPolicyLoss(NamedTuple):
-    """What ``linear_policy_loss`` returns; logp has the shape of the tokens, a gradient that of its argument."""
+    """What ``linear_policy_loss`` returns; logp has the shape of the tokens, a gradient that of its argument.
+
+    None as in ``LinearGradients``.
+    """
 
     loss: float
     grad_hidden: Array
@@ -228,7 +231,10 @@ def linear_policy_loss(
 
 
 class LinearPreferenceLoss(NamedTuple):
-    """What ``linear_dpo_loss`` returns: gradients of the shapes of their arguments, then one element per pair."""
+    """What ``linear_dpo_loss`` returns: gradients of the shapes of their arguments, then one element per pair.
+
+    None as in ``LinearGradients``.
+    """
 
     loss: float
     grad_chosen_hidden: Array
