@@ -72,6 +72,8 @@ def _rules(loss_type: str, beta: float, label_smoothing: float, trainer: bool = 
 class DPOTrainer:
     """The curriculum's trainer: holds the options, computes loss, metrics and gradients of a batch.
 
+    It trains nothing itself.  The formula, options, dtypes, special values and errors are those of ``preference_loss``.
+
     >>> from fastalign import DPOTrainer
     >>> trainer = DPOTrainer(beta=0.5)
     >>> loss, metrics, grad_chosen, grad_rejected = trainer.compute_loss([-12.5], [-14.0], [-13.0], [-13.2])
