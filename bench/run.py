@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import narrow
@@ -45,13 +46,24 @@ def facts(seconds, arguments):
     }
 
 
+def refuse(line):
+    sys.stderr.write(f"fastalign bench {line}\n")
+    return 2
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="typical sizes in float32, fewer rounds, no peers")
     parser.add_argument("--output", type=Path, default=Path("bench-results"), help="folder of the results")
     options, rest = parser.parse_known_args()
+    lacking = [name for name in ("pytest", "pytest_benchmark") if find_spec(name) is None]
+    if lacking:
+        return refuse(f"needs {' and '.join(lacking)}: pip install pytest pytest-benchmark, or take make bench")
     folder = options.output.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return refuse(f"cannot write to --output {options.output}: {error.strerror}")
     results = folder / "results.json"
     results.unlink(missing_ok=True)
     start = time.perf_counter()

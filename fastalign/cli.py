@@ -128,7 +128,9 @@ def verify(
 @commands.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
     context: typer.Context,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer sizes and rounds: a minute or a few.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer sizes and rounds, no peers: a minute or a few.")
+    ] = False,
     output: Annotated[
         Path, typer.Option(help="Folder for the JSON, the report and the plots.", show_default=True)
     ] = Path("bench-results"),

@@ -187,6 +187,15 @@ def test_bench_outside_a_clone_says_where_it_is(monkeypatch, tmp_path):
     assert done.exit_code == 2 and "make bench" in done.output
 
 
+def test_bench_says_what_it_lacks(tmp_path):
+    code = "import run, sys; sys.modules['pytest_benchmark'] = None; sys.exit(run.main())"
+    done = shell("--output", str(tmp_path), "--collect-only", code=code, PYTHONPATH=str(ROOT / "bench"))
+    assert done.returncode == 2 and done.stderr.startswith("fastalign bench needs pytest_benchmark: pip install")
+    (tmp_path / "file").write_text("")
+    done = shell("bench", "--output", str(tmp_path / "file" / "x"))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Not a directory" in done.stderr
+
+
 def bench_reports(folder, which):
     """README.md and kernels.md of a quick run of the benchmarks that ``which`` names."""
     done = subprocess.run(
