@@ -47,7 +47,8 @@ cdef class Call:
             return None
         work.kind, work.single, work.mask, n = self.kind, first.type == cnp.NPY_FLOAT, NULL, first.size
         if mask is not None:
-            if not flags_of(mask, &first, &kept):
+            counts = flags_of(mask, &first, &kept)
+            if counts is None:
                 return None
             work.mask = <const unsigned char *> kept.at
             n = kept_of(work.mask, n)
@@ -83,7 +84,8 @@ cdef class Call:
         cdef Py_ssize_t n, few
         cdef int threads
         cdef double[FA_RESULTS] tallies
-        if not look_at_rows(logits, tokens, temperature, mask, &rows, &work):
+        counts = look_at_rows(logits, tokens, temperature, mask, &rows, &work)
+        if counts is None:
             return None
         if not look(old, &one) or one.type != rows.real or not alike(&one, &rows.tokens):
             return None

@@ -444,11 +444,15 @@ def scan_ready(str kind, rewards, values, next_values, final_values, last_values
             return None
         places[k][0] = other.at
     flags[0], flags[1], flags[2] = &work.terminated, &work.truncated, &work.mask
+    cdef list held = []
     for k, array in enumerate((terminated, truncated, mask)):
         flags[k][0] = NULL
         if array is not None:
-            if not flags_of(array, &like, &other):
+            taken = flags_of(array, &like, &other)
+            if taken is None:
                 return None
+            if taken is not array:
+                held.append(taken)
             flags[k][0] = <const unsigned char *> other.at
     if like.ndim == 2 and like.size >= limit:
         threads = pool.stream_parts(time_major, work.streams, like.size)

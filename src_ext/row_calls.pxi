@@ -144,37 +144,38 @@ ctypedef struct plain_rows:
     int kind, real
 
 
-cdef bint look_at_rows(logits, tokens, temperature, mask, plain_rows *found, row_work *work) noexcept:
-    """Whether rows and tokens are plain, and right."""
+cdef object look_at_rows(logits, tokens, temperature, mask, plain_rows *found, row_work *work):
+    """What is to be held while rows and tokens, which are plain, and right, are walked; None if they are not."""
     cdef plain_array kept
     cdef double t
     cdef Py_ssize_t r
     memset(work, 0, sizeof(row_work))
     if asked_elsewhere() or not look(logits, &found.logits) or not look(tokens, &found.tokens):
-        return False
+        return None
     x, y = &found.logits, &found.tokens
     if x.size == 0 or y.type != cnp.NPY_INT64 or x.ndim != y.ndim + 1:
-        return False
+        return None
     if memcmp(x.shape, y.shape, y.ndim * sizeof(cnp.npy_intp)) or not number_of(temperature, &t):
-        return False
+        return None
     found.kind = 0 if x.type == cnp.NPY_FLOAT else 1 if x.type == cnp.NPY_DOUBLE else 2 if x.type == cnp.NPY_FLOAT16 else \
         3 if fa_holds_bfloat16(<cnp.ndarray> logits) else -1
     found.real = cnp.NPY_DOUBLE if found.kind == 1 else cnp.NPY_FLOAT
     if found.kind < 0 or not 1e-30 < t < 1e30:  # what is nearer to the bounds, others know
-        return False
+        return None
     work.logits, work.tokens, work.scale = x.at, <const long long *> y.at, 1.0 / t
     work.rows, work.columns = y.size, x.shape[x.ndim - 1]
     if work.columns > FA_ROW_CUT:  # the loops differ in what they count: rows, and parts of them
-        return False
+        return None
     work.last = work.rows
     if mask is not None:
-        if not flags_of(mask, y, &kept):
-            return False
+        counts = flags_of(mask, y, &kept)
+        if counts is None:
+            return None
         work.mask = <const unsigned char *> kept.at
     for r in range(work.rows):
         if not 0 <= work.tokens[r] < work.columns and (work.mask == NULL or work.mask[r]):
-            return False
-    return True
+            return None
+    return True if mask is None else counts
 
 
 cdef bint takes_gradient(out, logits, const plain_rows *rows, tuple others) noexcept:
@@ -207,7 +208,8 @@ def row_forward_ready(result, logits, tokens, temperature, mask, bint entropy, b
     cdef row_work work
     cdef plain_rows rows
     cdef int k, threads
-    if not look_at_rows(logits, tokens, temperature, mask, &rows, &work):
+    counts = look_at_rows(logits, tokens, temperature, mask, &rows, &work)
+    if counts is None:
         return None
     threads = row_helpers(&work, 1, limit)
     if threads == 0:
@@ -237,7 +239,10 @@ def row_backward_ready(logits, tokens, tuple reals, temperature, mask, out, Py_s
     cdef plain_array one
     cdef (const void *)[7] places
     cdef int k, threads
-    if reals[0] is None or not look_at_rows(logits, tokens, temperature, mask, &rows, &work):
+    if reals[0] is None:
+        return None
+    counts = look_at_rows(logits, tokens, temperature, mask, &rows, &work)
+    if counts is None:
         return None
     threads = row_helpers(&work, 1, limit)
     if threads == 0:
