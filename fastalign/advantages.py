@@ -237,6 +237,7 @@ def discounted_returns(
 
 
 def _numbers(name: str, x: Any, n: int, wanted: str) -> np.ndarray:
+    """In float64.  Not by np.asarray(x, float): None would be NaN, and text or a date a number."""
     array = arrays.take(name, x)
     arrays.real_dtype(name, array.dtype)
     if array.size != n:
@@ -289,11 +290,10 @@ class PPOBuffer:
     def compute_advantages(self, last_value: float = 0.0) -> tuple[Array, Array]:
         """(advantages, returns) of the steps so far, float64; last_value is that of the state after the last step.
 
-        Raises ValueError and TypeError for what is not one number per step.
+        Raises TypeError for a step or last_value that is no number, None among them, ValueError where it is several.
         """
         n = len(self)
-        named = {"rewards": self.rewards, "values": self.values}
-        rewards, values = (_numbers(name, x, n, "one number per step") for name, x in named.items())
-        done = np.asarray(self.dones, bool).reshape(n)
+        named = {"rewards": self.rewards, "values": self.values, "dones": self.dones}
+        rewards, values, done = (_numbers(name, x, n, "one number per step") for name, x in named.items())
         last = _numbers("last_value", last_value, 1, "one number")
-        return gae(rewards, values, done, last_values=last, gamma=self.gamma, lam=self.lam, backend=self.backend)
+        return gae(rewards, values, done != 0, last_values=last, gamma=self.gamma, lam=self.lam, backend=self.backend)

@@ -97,6 +97,38 @@ def test_buffer(backend):
     assert advantages.shape == returns.shape == (0,)
 
 
+@pytest.mark.parametrize("name", ["reward", "value", "done"])
+@pytest.mark.parametrize("wrong", [None, "1.5", 1j, [1.0], np.datetime64("2020"), 2**70])
+def test_a_step_of_the_buffer_is_of_numbers(name, wrong):
+    """None made NaN of all before it, text and dates were numbers, and what NumPy refused did not say where."""
+    buffer, step = PPOBuffer(), {"state": None, "action": 0, "reward": 1.0, "value": 0.5, "log_prob": -1.0}
+    buffer.add(**step)
+    buffer.add(**step | {name: wrong})
+    with pytest.raises(TypeError, match=f"^{name}s (has dtype|cannot be read as an array)"):
+        buffer.compute_advantages()
+
+
+@pytest.mark.parametrize("wrong", [None, "1.5", np.datetime64("2020"), 2**70])
+def test_the_last_value_of_the_buffer_is_a_number(wrong):
+    buffer = PPOBuffer()
+    buffer.add(None, 0, 1.0, 0.5, -1.0)
+    with pytest.raises(TypeError, match="^last_value "):
+        buffer.compute_advantages(wrong)
+    with pytest.raises(ValueError, match=r"^last_value has shape \(2,\); expected one number$"):
+        buffer.compute_advantages(np.ones(2))
+    buffer.rewards.append(1.0)
+    with pytest.raises(ValueError, match=r"^values has shape \(1,\); expected one number per step$"):
+        buffer.compute_advantages()
+
+
+def test_a_step_of_the_buffer_may_be_an_array_of_one():
+    buffer, plain = PPOBuffer(), PPOBuffer()
+    for k in range(3):
+        buffer.add(None, 0, np.ones(1, np.float32), np.full(1, k), -1.0, np.array([k == 1]))
+        plain.add(None, 0, 1, k, -1.0, k == 1)
+    np.testing.assert_array_equal(buffer.compute_advantages(np.ones(1)), plain.compute_advantages(1))
+
+
 def test_pairs():
     pairs = create_preference_dataset(["p", "q"], ["a", "b"], ["c", "d"])
     assert pairs == [PreferencePair("p", "a", "c"), PreferencePair("q", "b", "d")]
