@@ -23,17 +23,17 @@ def create_preference_dataset(
 ) -> list[PreferencePair]:
     """Pairs from three parallel lists.
 
-    Raises ValueError where the lengths differ: nothing is dropped silently.
+    Raises ValueError where the lengths differ: nothing is dropped silently; TypeError for one text, whose characters
+    would be pairs, and for what has no order or no length, such as a set or a generator.
 
     >>> from fastalign import create_preference_dataset
     >>> create_preference_dataset(["p"], ["good"], ["bad"])
     [PreferencePair(prompt='p', chosen='good', rejected='bad')]
     """
-    lengths = {
-        "prompts": len(prompts),
-        "chosen_responses": len(chosen_responses),
-        "rejected_responses": len(rejected_responses),
-    }
-    if len(set(lengths.values())) > 1:
-        raise ValueError("lists of unequal length: " + ", ".join(f"{name} {n}" for name, n in lengths.items()))
-    return [PreferencePair(*three) for three in zip(prompts, chosen_responses, rejected_responses, strict=True)]
+    lists = {"prompts": prompts, "chosen_responses": chosen_responses, "rejected_responses": rejected_responses}
+    for name, x in lists.items():
+        if isinstance(x, (str, bytes)) or not (hasattr(x, "__len__") and hasattr(x, "__getitem__")):
+            raise TypeError(f"{name} is a {type(x).__name__}; expected a list of texts")
+    if len({len(x) for x in lists.values()}) > 1:
+        raise ValueError("lists of unequal length: " + ", ".join(f"{name} {len(x)}" for name, x in lists.items()))
+    return [PreferencePair(*three) for three in zip(*lists.values(), strict=True)]

@@ -177,6 +177,17 @@ def test_nothing_is_dropped_from_unequal_lists():
         create_preference_dataset(list("abc"), list("ab"), list("a"))
 
 
+@pytest.mark.parametrize("wrong", ["ab", b"ab", {"a", "b"}, iter("ab"), None], ids=str)
+@pytest.mark.parametrize("place", range(3))
+def test_pairs_are_of_lists(wrong, place):
+    """A text gave pairs of its characters, a set pairs in an order of its own."""
+    lists = [["a", "b"]] * 3
+    lists[place] = wrong
+    name = ("prompts", "chosen_responses", "rejected_responses")[place]
+    with pytest.raises(TypeError, match=f"^{name} is a {type(wrong).__name__}; expected a list of texts$"):
+        create_preference_dataset(*lists)
+
+
 def test_an_impossible_outcome_adds_nothing(backend):
     p, q = np.array([-np.inf, 0.0]), np.array([-np.inf, 0.0])
     assert kl_divergence(p, q, backend=backend) == 0
