@@ -79,7 +79,10 @@ class RewardModel:
         self.dtype = np.dtype(dtype)
         if self.dtype not in arrays.FLOATS:
             raise TypeError(f"dtype is {self.dtype}; expected float32 or float64")
-        draw = np.random.default_rng(rng).standard_normal
+        try:
+            draw = np.random.default_rng(rng).standard_normal
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"rng is {rng!r}; expected None, an int of 0 or more, or a numpy Generator") from error
         self.W1 = (draw((input_dim, hidden_dim)) * math.sqrt(2.0 / (input_dim + hidden_dim))).astype(self.dtype)
         self.b1 = np.zeros(hidden_dim, self.dtype)
         self.W2 = (draw((hidden_dim, 1)) * math.sqrt(2.0 / hidden_dim)).astype(self.dtype)

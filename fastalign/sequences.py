@@ -10,13 +10,14 @@ from .arrays import Array
 from .dispatch import Engine, choose
 
 
-def _segments(n: int, shape: tuple[int, ...], cu_seqlens: Array | None) -> np.ndarray:
+def _segments(n: int, shape: tuple[int, ...], cu_seqlens: Array | None, given: str = "logp has shape") -> np.ndarray:
+    """Where the sequences begin; ``given`` says whose shape this is."""
     if cu_seqlens is not None:
         if len(shape) != 1:
-            raise ValueError(f"logp has shape {shape}; expected one axis with cu_seqlens")
+            raise ValueError(f"{given} {shape}; expected one axis with cu_seqlens")
         return arrays.offsets(cu_seqlens, n)
     if len(shape) != 2:
-        raise ValueError(f"logp has shape {shape}; expected (batch, length), or one axis with cu_seqlens")
+        raise ValueError(f"{given} {shape}; expected (batch, length), or one axis with cu_seqlens")
     return np.arange(shape[0] + 1, dtype=np.int64) * shape[1]
 
 
@@ -90,9 +91,10 @@ def sequence_log_probs_grad(
     engine = choose(backend, grad)
     (g,) = arrays.reals(grad=grad)
     arrays.rank("grad", g, 1)
+    given = "shape is"
     if shape is None:
         if mask is not None:
-            shape = arrays.take("mask", mask).shape
+            shape, given = arrays.take("mask", mask).shape, "mask has shape"
         elif cu_seqlens is not None:
             shape = (int(arrays.offsets(cu_seqlens)[-1]),)
         else:
@@ -100,7 +102,7 @@ def sequence_log_probs_grad(
     shape = arrays.shape_of("shape", shape)
     n = math.prod(shape)
     out = engine.empty((n,), g.dtype, grad)  # first: a shape beyond all memory ends here
-    offsets = _segments(n, shape, cu_seqlens)
+    offsets = _segments(n, shape, cu_seqlens, given)
     if len(offsets) - 1 != g.size:
         raise ValueError(f"grad has shape {g.shape}; expected ({len(offsets) - 1},), one per sequence")
     kept = arrays.flags("mask", mask, shape)
