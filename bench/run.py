@@ -60,12 +60,13 @@ def main():
     if lacking:
         return refuse(f"needs {' and '.join(lacking)}: pip install pytest pytest-benchmark, or take make bench")
     folder = options.output.resolve()
+    results = folder / "results.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        results.unlink(missing_ok=True)
+        results.touch()  # before minutes are spent
     except OSError as error:
-        return refuse(f"cannot write to --output {options.output}: {error.strerror}")
-    results = folder / "results.json"
-    results.unlink(missing_ok=True)
+        return refuse(f"cannot write to --output {options.output}: {error.strerror or error}")
     start = time.perf_counter()
     command = [
         sys.executable, "-m", "pytest", str(HERE), f"--rootdir={HERE}", "-c", str(HERE / "pytest.ini"), "-q", "-ra",
@@ -75,6 +76,7 @@ def main():
     own = {**os.environ, **ONE, **narrow.environment()}
     code = subprocess.run([*command, *(["--quick"] if options.quick else []), *rest], check=False, env=own).returncode
     if not results.exists() or not results.stat().st_size:
+        results.unlink(missing_ok=True)
         sys.stderr.write("fastalign bench: nothing was measured\n")
         return code or 1
     data = json.loads(results.read_text())

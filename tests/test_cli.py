@@ -191,9 +191,6 @@ def test_bench_says_what_it_lacks(tmp_path):
     code = "import run, sys; sys.modules['pytest_benchmark'] = None; sys.exit(run.main())"
     done = shell("--output", str(tmp_path), "--collect-only", code=code, PYTHONPATH=str(ROOT / "bench"))
     assert done.returncode == 2 and done.stderr.startswith("fastalign bench needs pytest_benchmark: pip install")
-    (tmp_path / "file").write_text("")
-    done = shell("bench", "--output", str(tmp_path / "file" / "x"))
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Not a directory" in done.stderr
 
 
 def bench_reports(folder, which):
@@ -206,6 +203,19 @@ def bench_reports(folder, which):
     return [
         (folder / name).read_text(encoding="utf-8") for name in ("README.md", "kernels.md") if (folder / name).exists()
     ]
+
+
+@pytest.mark.parametrize("taken", ["", "results.json"])
+def test_bench_that_cannot_write_says_so_before_it_measures(tmp_path, taken):
+    """A file where the folder should be, or a folder where the file should be."""
+    if taken:
+        (tmp_path / "there" / taken).mkdir(parents=True)
+    else:
+        (tmp_path / "there").write_text("")
+    done = shell("bench", "--output", str(tmp_path / "there"))
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith(f"fastalign bench cannot write to --output {tmp_path / 'there'}: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_bench_measures_and_reports(tmp_path):
