@@ -315,7 +315,7 @@ def output(
 def number(name: str, x: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> float:
     """A finite float in [low, high], or in (low, high] with ``above``."""
     try:
-        value = float(x)
+        value = math.ldexp(x, 0)  # as float(x), which would also read text
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} is {x!r}; expected a number") from error
     except OverflowError as error:

@@ -75,6 +75,7 @@ CASES = [
     # numbers and choices
     (lambda: fa.token_log_probs(X, T, temperature=0), ValueError, "temperature is 0.0; expected a finite number > 0"),
     (lambda: fa.token_log_probs(X, T, temperature=np.nan), ValueError, "temperature is nan"),
+    (lambda: fa.token_log_probs(X, T, temperature="1.5"), TypeError, "temperature is '1.5'; expected a number"),
     (lambda: fa.token_log_probs(X, T, temperature="hot"), TypeError, "temperature is 'hot'; expected a number"),
     (lambda: fa.token_log_probs(X, T, backend="tpu"), ValueError, "backend is 'tpu'; expected one of 'cython'"),
     (lambda: fa.token_log_probs(X, T, backend=["numpy"]), ValueError, r"backend is \['numpy'\]; expected one of"),
