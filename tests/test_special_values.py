@@ -241,6 +241,12 @@ def test_sums_of_opposite_infinities_are_nan_and_no_warning(backend):
         assert math.isnan(result.loss) and result.grad_log_probs[1] == 0
 
 
+def test_a_recurrence_beyond_float32_is_infinite_and_no_warning(backend):
+    x = np.full(3, 3e38, np.float32)
+    advantages, _ = gae(x, 0 * x, [0, 0, 0], gamma=1.0, lam=1.0, backend=backend)
+    assert advantages.tolist() == [INF, INF, x[2]]
+
+
 def test_kl_without_probability(backend):
     assert kl_divergence([-INF, 0.0], [-INF, 0.0], backend=backend) == 0.0
     assert kl_divergence([-INF, 0.0], [0.0, -INF], backend=backend) == INF

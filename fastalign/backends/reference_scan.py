@@ -76,10 +76,10 @@ def _scan(
                 raise NotImplementedError(f"fastalign/backends/reference_scan.py has no recurrence for scan_{kind}")
             carry, follow, seen = pick(here, new, carry), pick(here, value, follow), seen | here
             advantages[t], sums[t] = pick(here, carry, nothing), pick(here, carry + value, nothing)
-    for target, found in ((out, advantages), (returns, sums)):
-        if target is not None and steps:
-            by_time = np.array(found).reshape(steps, streams)
-            target[...] = by_time if layout == "TN" else by_time.T
+        for target, found in ((out, advantages), (returns, sums)):
+            if target is not None and steps:
+                by_time = np.array(found).reshape(steps, streams)
+                target[...] = by_time if layout == "TN" else by_time.T
 
 
 def _choose(condition: bool, x: float, y: float) -> float:
