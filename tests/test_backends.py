@@ -1,7 +1,12 @@
 """Every backend, operation, dtype and shape against the float64 reference."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from conftest import usable
+from trees import environment
 
 from fastalign.cases import DTYPES, OPERATIONS, SHAPES, disagreement, truth
 
@@ -93,3 +98,14 @@ def test_every_build_of_the_extension(monkeypatch, name):
         for isa in cython_cpu.isas():
             monkeypatch.setattr(cython_cpu, "core", lambda isa=isa: cython_cpu.load(isa))
             agree(name, dtype, operation.call(arguments, "cython"), want, isa)
+
+
+def test_numba_that_is_told_not_to_compile_is_not_usable():
+    """Chosen, it would fail in the middle of a call: "<intrinsic start> is not usable in pure-python"."""
+    usable("numba")
+    code = "import fastalign; print(fastalign.available_backends()['numba']); fastalign.warmup('numba')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(NUMBA_DISABLE_JIT="1")
+    )
+    assert done.stdout == "NUMBA_DISABLE_JIT is set\n"
+    assert done.stderr.endswith("RuntimeError: backend 'numba' cannot be used: NUMBA_DISABLE_JIT is set\n")

@@ -15,6 +15,7 @@ import concurrent.futures.thread  # noqa: F401  the pool these kernels are calle
 from typing import Any
 
 import numpy as np
+from numba import config
 
 from ...binding import FAMILIES, family
 from .. import PART, row_units
@@ -35,8 +36,8 @@ NO_PARTS = np.empty((0, PART))
 
 
 def why_not() -> str | None:
-    """Usable wherever this module could be imported."""
-    return None
+    """Usable wherever this module could be imported, if Numba compiles: intrinsics are no Python."""
+    return "NUMBA_DISABLE_JIT is set" if getattr(config, "DISABLE_JIT", False) else None  # which no stub declares
 
 
 def _given(x: Array | None, like: Array) -> Array:
