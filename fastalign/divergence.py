@@ -121,7 +121,10 @@ class AdaptiveKLController:
         self.horizon = arrays.number("horizon", horizon, 0.0, above=True)
 
     def update(self, kl: float, n_steps: float) -> float:
-        """Move the coefficient by what ``n_steps`` at divergence ``kl`` tell; return it."""
+        """Move the coefficient by what ``n_steps`` at divergence ``kl`` tell; return it.
+
+        It is never below 0: five horizons at once of a divergence far below the target bring it there, where it stays.
+        """
         error = arrays.number("kl", kl) / self.target - 1.0
         clipped = min(max(error, -0.2), 0.2)
         self.value *= max(0.0, 1.0 + clipped * arrays.number("n_steps", n_steps, 0.0) / self.horizon)
