@@ -127,26 +127,26 @@ cdef extern from "rows.h" nogil:
                                fa_slim *many) noexcept
     fa_row fa_slim_row_float(const fa_slim *many, Py_ssize_t lane, const float *x, Py_ssize_t n, double scale,
                               int want, double *rest) noexcept
-    void fa_slim_bends_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all,
-                              float *out) noexcept
+    void fa_slim_bends_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
+                              fa_slopes *all, float *out) noexcept
     void fa_slim_states_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
                                fa_slim *many) noexcept
     fa_row fa_slim_row_double(const fa_slim *many, Py_ssize_t lane, const double *x, Py_ssize_t n, double scale,
                               int want, double *rest) noexcept
-    void fa_slim_bends_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all,
-                              double *out) noexcept
+    void fa_slim_bends_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
+                              fa_slopes *all, double *out) noexcept
     void fa_slim_states_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
                                fa_slim *many) noexcept
     fa_row fa_slim_row_f16(const fa_slim *many, Py_ssize_t lane, const unsigned short *x, Py_ssize_t n, double scale,
                               int want, double *rest) noexcept
-    void fa_slim_bends_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all,
-                              unsigned short *out) noexcept
+    void fa_slim_bends_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
+                              fa_slopes *all, unsigned short *out) noexcept
     void fa_slim_states_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
                                fa_slim *many) noexcept
     fa_row fa_slim_row_bf16(const fa_slim *many, Py_ssize_t lane, const unsigned short *x, Py_ssize_t n, double scale,
                               int want, double *rest) noexcept
-    void fa_slim_bends_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all,
-                              unsigned short *out) noexcept
+    void fa_slim_bends_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
+                              fa_slopes *all, unsigned short *out) noexcept
     void fa_row_powers_float(const float *t, ptrdiff_t n, float *out) noexcept
     void fa_row_powers_double(const double *t, ptrdiff_t n, double *out) noexcept
     double fa_get_float(const float *x, Py_ssize_t i) noexcept

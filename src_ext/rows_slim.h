@@ -99,21 +99,18 @@ FA_INLINE fa_row NAME(fa_slim_row)(const fa_slim *s, ptrdiff_t l, const STORED *
     return row;
 }
 
-/* As fa_row_bends, of rows that follow one another, with what the tokens have more.  out may be x. */
-static FA_APART void NAME(fa_slim_bends)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, fa_slopes *s,
-                                         STORED *out)
+/* As fa_row_bends, of rows that follow one another, with what the tokens have more.  out may be x.  Whether any row may
+ * have b, c or d is the call's to say: by these rows themselves, the sign of a 0 would hang on a neighbour. */
+static FA_APART void NAME(fa_slim_bends)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, int curved,
+                                         fa_slopes *s, STORED *out)
 {
     FA_LINED REAL z[FA_SLIM][FA_SLIM_ROWS], base[FA_SLIM_ROWS], slope[FA_SLIM_ROWS], bend[FA_SLIM_ROWS];
     FA_LINED REAL square[FA_SLIM_ROWS], shift[FA_SLIM_ROWS];
     FA_LINED double chosen[FA_SLIM_ROWS];
     const ptrdiff_t lanes = NAME(fa_slim_take)(x, n, rows, z);
     const REAL by = (REAL)scale;
-    int curved = 0;
     for (ptrdiff_t l = rows; l < lanes; l++) s->peak[l] = s->rest[l] = s->a[l] = s->b[l] = s->c[l] = s->d[l] = 0;
-    for (ptrdiff_t l = 0; l < rows; l++) {
-        curved |= (s->b[l] != 0) | (s->c[l] != 0) << 1 | (s->d[l] != 0) << 1;
-        chosen[l] = (double)z[s->token[l]][l];
-    }
+    for (ptrdiff_t l = 0; l < rows; l++) chosen[l] = (double)z[s->token[l]][l];
     for (ptrdiff_t l = rows; l < lanes; l++) chosen[l] = s->own[l] = 0;
     for (ptrdiff_t l = 0; l < lanes; l++) {
         const REAL near = (REAL)(s->peak[l] + s->rest[l] / scale);

@@ -51,9 +51,9 @@ def test_as_exact_as_their_numbers(walker, dtype, columns):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("columns", [2, 6, 32])
 def test_columns_of_nothing_change_nothing(walker, dtype, columns):
-    """Up to a rounding: with 41 of them a row goes by itself."""
+    """Up to a rounding: with 33 of them a row goes by itself."""
     x, tokens = rows(130, columns, dtype)
-    wide = np.concatenate([x, as_dtype(np.full((130, 41), -np.inf, np.float32), dtype)], axis=1)
+    wide = np.concatenate([x, as_dtype(np.full((130, 33), -np.inf, np.float32), dtype)], axis=1)
     eps, unit, up = EPS.get(dtype, 6e-8), UNIT.get(dtype, 6e-8), ups(130, dtype)
     up[4] = 0  # the mean of -inf
     some = {"entropy": True, "sum_p2": True, "top1": True, "backend": walker}
@@ -86,6 +86,18 @@ def test_each_is_what_it_is_alone(walker, dtype, columns):
         same([gradient(x[a:b], tokens[a:b], up[:, a:b], **part)], [back[a:b]])
         saved = {"lse": whole.lse[a:b], "entropy": whole.entropy[a:b]}
         same([gradient(x[a:b], tokens[a:b], up[:, a:b], **part, **saved)], [with_lse[a:b]])
+
+
+def test_the_sign_of_a_zero_does_not_hang_on_a_neighbour(walker):
+    """A gradient that underflows, of the same row alone and beside one that has more than its token's."""
+    x, tokens = np.zeros((2, 4), np.float32), np.array([1, 1])
+    x[:, 3] = -80
+    up, more = np.full(2, 1e-20, np.float32), np.array([0, 1], np.float32)
+    for name in ("grad_entropy", "grad_mean_logit", "grad_sum_p2"):
+        both = token_log_probs_grad(x, tokens, up, **{name: more}, backend=walker)
+        alone = token_log_probs_grad(x[:1], tokens[:1], up[:1], **{name: more[:1]}, backend=walker)
+        np.testing.assert_array_equal(np.signbit(both[:1]), np.signbit(alone))
+        same([both[:1]], [alone])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
