@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import CUT
-from .access import fetch, product, start
+from .access import fetch, start
 from .access import shift as after
 from .compiling import CONTRACT, SUMS, converts, fuses, inlined, jit, lines_ahead, reduces, rules, vector_registers
 from .exponential import (
@@ -28,16 +28,15 @@ from .exponential import (
     reduced_apart,
     reduced_fused,
 )
+from .row_loops import backward, fill_parts, first_top, forward, parts_of
+from .slim import is_slim, slim_bends, slim_give, slim_states, slim_take, slope_none, slope_of
 from .tiles import (
     PAIR,
     bend_step,
+    conversions,
     far_sums,
     far_unit,
     moments_step,
-    narrow_bf16,
-    narrow_f16,
-    narrow_f16_by_parts,
-    narrow_real,
     near_sums,
     near_sums_by_parts,
     near_unit,
@@ -51,13 +50,11 @@ from .tiles import (
     tile_slopes,
     tile_sum,
     tile_sums,
-    wide_bf16,
-    wide_f16,
-    wide_f16_by_parts,
-    wide_real,
 )
 from .vectors import sweeping
 
+# Of what loops call; a way in from Python is a tenth of the time to compile.
+INNER = {"fastmath": CONTRACT, "no_cpython_wrapper": True}
 SIZES = {"f32": 4, "f64": 8, "f16": 2, "bf16": 2}
 STRIP = 2048  # bytes of logits whose slopes are written at once where lines are asked for early
 FIRST = 256  # elements searched for the first peak
@@ -169,106 +166,6 @@ def row_state(row, scale, spread, moments, parts):
     return state
 
 
-def fill_parts(logits, mask, scale, spread, moments, parts, first, last):
-    cuts = -(-logits.shape[1] // CUT)
-    for unit in range(first, last):
-        r, at = unit // cuts, unit % cuts * CUT
-        if mask.size == 0 or mask[r] != 0:
-            here = parts[unit]
-            here[0], here[1], here[2], here[3], here[4], here[5], here[6] = row_part(
-                logits[r, at : at + CUT], scale, spread, moments
-            )
-
-
-def parts_of(parts, r, cuts):
-    return parts[r * cuts : (r + 1) * cuts] if parts.size else parts
-
-
-def first_top(row, y, most):
-    """Whether element y is the first of the largest; of a row with NaN none is."""
-    if np.float64(wide(row[y])) != most:
-        return False
-    for at in range(0, y, tile):
-        if tile_max(after(start(row), at), min(tile, y - at)) >= most:
-            return False
-    return True
-
-
-def forward(logits, tokens, mask, scale, logp, lse, entropy, sum_p2, mean_logit, top1, parts):
-    columns = logits.shape[1]
-    cuts = -(-columns // CUT)
-    moments = sum_p2.size > 0 or mean_logit.size > 0 or top1.size > 0
-    for r in range(logits.shape[0]):
-        kept = mask.size == 0 or mask[r] != 0
-        peak, total, weighted, squares, linear, most, sound = 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, True
-        chosen = 0.0
-        if kept:
-            peak, total, weighted, squares, linear, most, sound = row_state(
-                logits[r], scale, entropy.size > 0, moments, parts_of(parts, r, cuts)
-            )
-            chosen = np.float64(wide(logits[r, tokens[r]]))
-        lse[r] = peak * scale + math.log(total) if sound else peak
-        logp[r] = (chosen - peak) * scale - math.log(total) if sound else np.nan
-        if entropy.size:
-            entropy[r] = row_entropy(total, weighted) if sound else np.nan
-        if sum_p2.size:
-            sum_p2[r] = row_sum_p2(total, squares) if sound else np.nan
-        if mean_logit.size:
-            mean_logit[r] = row_mean_logit(linear, np.float64(columns), scale)
-        if top1.size:
-            top1[r] = kept and first_top(logits[r], tokens[r], most)
-
-
-def backward(
-    logits, tokens, mask, scale, grad_logp, grad_lse, grad_entropy, lse, entropy, out, grad_sum_p2, grad_mean_logit,
-    parts, first, last,
-):  # fmt: skip
-    columns = logits.shape[1]
-    cuts = -(-columns // CUT)
-    ahead = 0.0, 0.0, 0.0, 0.0
-    for unit in range(first, last):
-        r, at = unit // cuts, unit % cuts * CUT
-        end = min(at + CUT, columns)
-        if mask.size and mask[r] == 0:
-            out[r, at:end] = 0
-            continue
-        g_entropy = np.float64(grad_entropy[r]) if grad_entropy.size else 0.0
-        g_squares = np.float64(grad_sum_p2[r]) if grad_sum_p2.size else 0.0
-        g_mean = np.float64(grad_mean_logit[r]) if grad_mean_logit.size else 0.0
-        g_lse = np.float64(grad_lse[r]) if grad_lse.size else 0.0
-        g_logp = np.float64(grad_logp[r])
-        peak, h, q = 0.0, 0.0, 0.0
-        saved = lse.size > 0 and (g_entropy == 0.0 or entropy.size > 0) and g_squares == 0.0
-        if at > 0 and unit > first:  # as for the part before
-            peak, rest, h, q = ahead
-        elif not saved or row_trusted(np.float64(lse[r])) == 0.0:
-            peak, total, weighted, squares, _, _, sound = row_state(
-                logits[r], scale, g_entropy != 0.0, g_squares != 0.0, parts_of(parts, r, cuts)
-            )
-            rest = math.log(total)
-            h = row_entropy(total, weighted) if sound else np.nan
-            q = row_sum_p2(total, squares)
-        else:
-            rest = np.float64(lse[r])
-            h = np.float64(entropy[r]) if entropy.size else 0.0
-        ahead = peak, rest, h, q
-        if not math.isfinite(peak + rest):  # no probabilities: every derivative is NaN
-            out[r, at:end] = narrow(real(np.nan))
-            continue
-        a, b = row_slope(g_logp, g_lse, g_entropy, h, scale)
-        shift, c, d = row_moment_slope(g_squares, g_mean, q, np.float64(columns), scale)
-        a += shift
-        y = tokens[r]
-        chosen = np.float64(wide(logits[r, y]))  # before out, which may be logits, is written
-        write_slopes(logits[r, at:end], scale, peak, rest, a, b, c, d, out[r, at:end])
-        if at <= y < end:
-            t = (chosen - peak) * scale - rest
-            p = math.exp(t)
-            bent = (p * (a + b * t + c * p) if p > 0.0 else 0.0) + d
-            slope = bent + product(g_logp, scale)  # of a sure token 0
-            out[r, y] = narrow(real(slope))
-
-
 def write_slopes(row, scale, peak, rest, a, b, c, d, out):
     """out = p (a + b log p + c p) + d, with the base where log p = 0, as far as a real can say."""
     near = real(peak + rest / scale)
@@ -297,7 +194,7 @@ def _summed(bind: Any, name: str, kind: str, fused: bool, free: dict[str, Any]) 
     free["factors"] = made(factors_float64 if name == "f64" else factors_float32, CONTRACT)
     free |= {step.__name__: made(step, SUMS, kind) for step in (sum_step, sums_step, moments_step)}
     for loop in (tile_sum, tile_sums, tile_moments):
-        free[loop.__name__] = bind.drive(loop, kind, jit(fastmath=CONTRACT), **free)
+        free[loop.__name__] = bind.drive(loop, kind, jit(**INNER), **free)
     far = {"sums": bind.drive(far_sums, kind, inlined, **free), "unit": bind.drive(far_unit, kind, inlined, **free)}
     registers = sweeps(kind)
     near = far
@@ -317,12 +214,6 @@ def sweeps(kind: str) -> str:
     return {"y": "y", "z": "z" if reduces() else ""}.get(registers, "")
 
 
-def _conversions(kind: str) -> tuple[Any, Any]:
-    if kind == "f16":
-        return (wide_f16, narrow_f16) if converts() else (wide_f16_by_parts, narrow_f16_by_parts)
-    return (wide_bf16, narrow_bf16) if kind == "bf16" else (wide_real, narrow_real)
-
-
 @cache
 def row_kernels(kind: str) -> tuple[Any, Any, Any]:
     """(forward, backward, fill_parts) for one kind of logits."""
@@ -336,22 +227,34 @@ def row_kernels(kind: str) -> tuple[Any, Any, Any]:
     counting |= {"ahead": ahead, "strip": STRIP // SIZES[kind] if ahead else tile, "strip_bytes": STRIP}
     bind, name = rules(), "f64" if kind == "f64" else "f32"
     called = kind + "_ahead" * (ahead > 0)  # Numba's cache on disk knows of a processor what LLVM is told
-    for use, function in zip(("wide", "narrow"), _conversions(kind), strict=True):
+    for use, function in zip(("wide", "narrow"), conversions(kind), strict=True):
         world[use] = bind.drive(function, kind, inlined)
     world["none"] = np.uint16(0) if kind in ("f16", "bf16") else world["real"](0.0)
 
     def make(loop: Any, **free: Any) -> Any:
         return bind.drive(loop, called, jit(fastmath=CONTRACT), **world, **free)
 
+    def inner(loop: Any, **free: Any) -> Any:
+        return bind.drive(loop, called, jit(**INNER), **world, **free)
+
     summed = _summed(bind, name, kind, fused, world | counting) | {"fused": fused, **counting}
     world["exp2"] = bind.drive(exp2_float64 if kind == "f64" else exp2_float32, name, inlined, **world)
     for step in (slope_step, bend_step):
         world[step.__name__] = bind.drive(step, kind, inlined, **world)
-    free: dict[str, Any] = summed
+    free: dict[str, Any] = summed | vars(bind.rules) | _slim(kind, world)
     for loop in (
-        tile_max, tile_slopes, tile_bends, plain_sums, level_of, sums, row_part, merged, kept_part, row_state,
-        parts_of, first_top, write_slopes,
+        tile_max, tile_slopes, tile_bends, plain_sums, level_of, sums, row_part, slim_take, slim_give, slim_states,
+        slim_bends, merged, kept_part, row_state, parts_of, first_top, write_slopes,
     ):  # fmt: skip
-        free[loop.__name__] = make(loop, **free)
-    free |= vars(bind.rules)
+        free[loop.__name__] = inner(loop, **free)
     return tuple(make(loop, **free) for loop in (forward, backward, fill_parts))
+
+
+def _slim(kind: str, world: dict[str, Any]) -> dict[str, Any]:
+    """What slim.py calls: exponentials of a real and of a double, and a logarithm."""
+    bind, own, double = rules(), rules("float64" if kind == "f64" else "float32").world, rules().world["math"]
+    free = {"fall": own["exp_of_minus"], "power": own["math"].exp, "exp": double.exp, "log": double.log}
+    free["zero"] = world["real"](0.0)
+    for part in (is_slim, slope_of, slope_none):
+        free[part.__name__] = bind.drive(part, kind, inlined, **world, **free)
+    return free

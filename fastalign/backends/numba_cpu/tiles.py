@@ -1,11 +1,13 @@
 """Loops over one tile of a row, in the dtype of the computation.  What is free in them, row.py fills in."""
 
 import math
+from typing import Any
 
 import numpy as np
 
 from .access import extended, fma, get, over, product, read, shortened, write
 from .access import shift as after
+from .compiling import converts
 from .exponential import LOG2E
 
 # Elements summed at once with AVX2: n additions to a lane, of equal numbers, are off by up to 1.5e-8 n, 2e-6 for 128.
@@ -206,3 +208,10 @@ def narrow_f16_by_parts(x):
     half = np.uint32(0x7C00) if magnitude >= np.uint32(0x477FF000) else half
     half = np.uint32(0x7E00) if magnitude > np.uint32(0x7F800000) else half
     return np.uint16(np.uint32((u >> np.uint32(31)) << np.uint32(15)) | half)
+
+
+def conversions(kind: str) -> tuple[Any, Any]:
+    """wide and narrow."""
+    if kind == "f16":
+        return (wide_f16, narrow_f16) if converts() else (wide_f16_by_parts, narrow_f16_by_parts)
+    return (wide_bf16, narrow_bf16) if kind == "bf16" else (wide_real, narrow_real)
