@@ -29,7 +29,7 @@ from .exponential import (
     reduced_fused,
 )
 from .row_loops import backward, fill_parts, first_top, forward, parts_of
-from .slim import is_slim, slim_bends, slim_give, slim_states, slim_take, slope_none, slope_of
+from .slim import is_slim, slim_bends, slim_give, slim_states, slim_take, slope_none, slope_of, together
 from .tiles import (
     PAIR,
     bend_step,
@@ -243,8 +243,8 @@ def row_kernels(kind: str) -> tuple[Any, Any, Any]:
         world[step.__name__] = bind.drive(step, kind, inlined, **world)
     free: dict[str, Any] = summed | vars(bind.rules) | _slim(kind, world)
     for loop in (
-        tile_max, tile_slopes, tile_bends, plain_sums, level_of, sums, row_part, slim_take, slim_give, slim_states,
-        slim_bends, merged, kept_part, row_state, parts_of, first_top, write_slopes,
+        tile_max, tile_slopes, tile_bends, plain_sums, level_of, sums, row_part, slim_take, slim_give, together,
+        slim_states, slim_bends, merged, kept_part, row_state, parts_of, first_top, write_slopes,
     ):  # fmt: skip
         free[loop.__name__] = inner(loop, **free)
     return tuple(make(loop, **free) for loop in (forward, backward, fill_parts))

@@ -18,6 +18,7 @@ from .access import get, put, scratch
 SLIM = 32
 ABREAST = 64  # a room of a tile has place for eight numbers of each, four for all columns
 LEAST_SCALE = 2.0**-64
+SUMS = 4  # of every fourth column each: eight of a sum's roundings, not 32
 FLOOR = -800.0  # log p: where p is 0, and p log p must be
 # Where a room has what of a row: its sums, as of a part, and log S;
 PEAK, TOTAL, REST, WEIGHTED, SQUARES, LINEAR = range(0, 6 * ABREAST, ABREAST)
@@ -45,6 +46,11 @@ def slim_give(z, n, rows, out):
             put(out, r * n + j, narrow(get(z, j * ABREAST + r)))
 
 
+def together(sums, r):
+    a, b = np.float64(get(sums, r)), np.float64(get(sums, ABREAST + r))
+    return (a + b) + (np.float64(get(sums, 2 * ABREAST + r)) + np.float64(get(sums, 3 * ABREAST + r)))
+
+
 def slim_states(x, n, rows, scale, spread, moments, s):
     """The sums, those asked for; S is NaN of a row that must be swept by itself."""
     z, peak, total = scratch(zero, 4), scratch(zero, 1), scratch(zero, 1)
@@ -53,39 +59,42 @@ def slim_states(x, n, rows, scale, spread, moments, s):
     slim_take(x, n, rows, z)
     for r in range(ABREAST):
         put(peak, r, get(z, r))
+        put(linear, r, 0.0)
+    for r in range(SUMS * ABREAST):
         put(total, r, zero)
         put(weighted, r, zero)
         put(squares, r, zero)
-        put(linear, r, 0.0)
     for j in range(1, n):
         for r in range(ABREAST):
             a, b = get(z, j * ABREAST + r), get(peak, r)
             put(peak, r, a if a > b else b)
     if want:
         for j in range(n):
+            at = j % SUMS * ABREAST
             for r in range(ABREAST):
                 far = (get(z, j * ABREAST + r) - get(peak, r)) * by
                 t = floor if far < floor else far
                 e = fall(t)
-                put(total, r, get(total, r) + e)
-                put(weighted, r, get(weighted, r) + e * t)
-                put(squares, r, get(squares, r) + e * e)
+                put(total, at + r, get(total, at + r) + e)
+                put(weighted, at + r, get(weighted, at + r) + e * t)
+                put(squares, at + r, get(squares, at + r) + e * e)
             if moments:
                 for r in range(ABREAST):
                     put(linear, r, get(linear, r) + np.float64(get(z, j * ABREAST + r)))
     else:
         for j in range(n):
+            at = j % SUMS * ABREAST
             for r in range(ABREAST):
-                put(total, r, get(total, r) + fall((get(z, j * ABREAST + r) - get(peak, r)) * by))
+                put(total, at + r, get(total, at + r) + fall((get(z, j * ABREAST + r) - get(peak, r)) * by))
     for r in range(ABREAST):
         put(s, PEAK + r, np.float64(get(peak, r)))
     for r in range(ABREAST):
-        put(s, TOTAL + r, np.float64(get(total, r)))
+        put(s, TOTAL + r, together(total, r))
     for r in range(ABREAST):
-        put(s, REST + r, log(np.float64(get(total, r))))
+        put(s, REST + r, log(get(s, TOTAL + r)))
     for r in range(ABREAST if want else 0):
-        put(s, WEIGHTED + r, np.float64(get(weighted, r)))
-        put(s, SQUARES + r, np.float64(get(squares, r)))
+        put(s, WEIGHTED + r, together(weighted, r))
+        put(s, SQUARES + r, together(squares, r))
         put(s, LINEAR + r, get(linear, r))
 
 
