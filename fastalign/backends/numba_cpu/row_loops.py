@@ -112,8 +112,10 @@ def backward(
                         logits[r], scale, g_entropy != 0.0, g_squares != 0.0, parts_of(parts, r, cuts)
                     )
                     rest = math.log(total)
-                h = row_entropy(total, weighted) if sound else np.nan
-                q = row_sum_p2(total, squares)
+                if g_entropy != 0.0:
+                    h = row_entropy(total, weighted) if sound else np.nan
+                if g_squares != 0.0:
+                    q = row_sum_p2(total, squares)
             a, b = row_slope(g_logp, g_lse, g_entropy, h, scale)
             shift, c, d = row_moment_slope(g_squares, g_mean, q, np.float64(columns), scale)
             slope_of(s, lane, peak, rest, a + shift, b, c, d, product(g_logp, scale))

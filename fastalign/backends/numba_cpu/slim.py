@@ -4,8 +4,8 @@ As src_ext/rows_slim.h: an exponential is natural, of its distance from the larg
 found depends on the row alone: every loop takes all lanes, those beyond the last row being 0, and which loop it is
 depends on what is asked for.
 
-ns per row of 65,536 x 6 and x 18 float32, AVX2 in 128-bit halves (Zen 1), by itself and so: forward 297 314, 25 52;
-gradient 480 509, 89 148; with a saved log-sum-exp 135 147, 58 91, and of 16,384 x 32 float64, where exp is all, 224 and
+ns per row of 65,536 x 6 and x 18 float32, AVX2 in 128-bit halves (Zen 1), by itself and so: forward 297 314, 31 54;
+gradient 480 509, 79 131; with a saved log-sum-exp 135 147, 59 91, and of 16,384 x 32 float64, where exp is all, 224 and
 283.  With the arrays handed to a function per row, whose references are counted, a gradient took 300 more.
 """
 
