@@ -248,6 +248,7 @@ FA_INLINE double fa_slim_far_double(double t)
 #define STORED float
 #define REAL float
 #define LOWEST (-(float)INFINITY)
+#define HIGHEST ((float)INFINITY)
 #define LEAST (-127.0f)
 #define LEAST_EXP 0x1p-126f
 #define KEEPS
@@ -259,6 +260,7 @@ FA_INLINE double fa_slim_far_double(double t)
 #define STORED double
 #define REAL double
 #define LOWEST (-(double)INFINITY)
+#define HIGHEST ((double)INFINITY)
 #define LEAST (-1023.0)
 #define LEAST_EXP 0x1p-1022
 #define KEEPS
@@ -270,6 +272,7 @@ FA_INLINE double fa_slim_far_double(double t)
 #define STORED uint16_t
 #define REAL float
 #define LOWEST 0xfc00u
+#define HIGHEST 0x7c00u
 #define LEAST (-127.0f)
 #define WIDEN(x) fa_widen_f16(x)
 #define NARROW(x) fa_narrow_f16((float)(x))
@@ -279,6 +282,7 @@ FA_INLINE double fa_slim_far_double(double t)
 #define STORED uint16_t
 #define REAL float
 #define LOWEST 0xff80u
+#define HIGHEST 0x7f80u
 #define LEAST (-127.0f)
 #define WIDEN(x) fa_widen_bf16(x)
 #define NARROW(x) fa_narrow_bf16((float)(x))

@@ -106,12 +106,14 @@ FA_INLINE void NAME(fa_pass)(STORED *x, const VEC v[VECTORS])
     fa_stream(x, step, sizeof step);
 }
 
-/* The largest element that is not NaN; in low, if asked for, the smallest of whole STEPs. */
+/* The largest element that is not NaN; in low, if asked for, the smallest of whole STEPs.  What is left over is seen
+ * with what lies before it. */
 FA_INLINE REAL NAME(fa_tile_ends)(const STORED *x, ptrdiff_t n, REAL *low)
 {
     VEC v[VECTORS], top[VECTORS], least[VECTORS];
     EACH(k) top[k] = EVERY(-(REAL)INFINITY), least[k] = EVERY((REAL)INFINITY);
-    for (ptrdiff_t i = 0; i < n; i += STEP) {
+    for (ptrdiff_t at = 0; at < n; at += STEP) {
+        const ptrdiff_t i = n - at < STEP && n > STEP ? n - STEP : at;
         NAME(fa_take)(x + i, n - i, v);
         EACH(k) top[k] = MAX(v[k], top[k]);
         if (low && n - i >= STEP) EACH(k) least[k] = OF_REAL(FA_MIN)(v[k], least[k]);
@@ -171,13 +173,26 @@ FA_INLINE VEC NAME(fa_weight)(VEC t, const NAME(fa_level) *level, const int boun
 #endif
 }
 
+/* From fa_edge + m on: what bounds a STEP of which all but the last m are not to count. */
+#define EIGHT(x) x, x, x, x, x, x, x, x
+#define SO_MANY(x) EIGHT(x), EIGHT(x), EIGHT(x), EIGHT(x), EIGHT(x), EIGHT(x), EIGHT(x), EIGHT(x)
+static const STORED NAME(fa_edges)[128] = {SO_MANY(LOWEST), SO_MANY(HIGHEST)};
+#define EDGE(m) (NAME(fa_edges) + 64 - STEP + (m))
+#undef EIGHT
+#undef SO_MANY
+
 /* What is done of a STEP before the powers of the last one: its elements become distances, and halves, which are long in
- * the making, floats.  What a row is filled up with is not below what has a power of its own. */
-FA_INLINE void NAME(fa_prepare)(const STORED *x, const NAME(fa_level) *level, const int want, const int filled,
+ * the making, floats.  With an edge, some are not of the row, or were seen: those are -inf, or as far below as has a
+ * power of its own; a NaN is an infinity, which the sums say as well. */
+FA_INLINE void NAME(fa_prepare)(const STORED *x, const NAME(fa_level) *level, const int want, const STORED *edge,
                                 NAME(fa_lanes) *to, VEC v[VECTORS])
 {
+    const int filled = edge != NULL;
+    VEC bound[VECTORS];
     for (int k = 0; k < VECTORS; k += 2) NAME(fa_load2)(x + k * WIDTH, &v[k], &v[k + 1]);
+    for (int k = 0; filled && k < VECTORS; k += 2) NAME(fa_load2)(edge + k * WIDTH, &bound[k], &bound[k + 1]);
     EACH(k) {
+        if (filled) v[k] = OF_REAL(FA_MIN)(v[k], bound[k]);
         if (want & FA_MOMENTS) to->top = MAX(v[k], to->top);
         if (want & FA_MOMENTS && !filled) to->linear += v[k];
         if (!DISTANCES_LATE) v[k] = NAME(fa_distance)(v[k], level);
@@ -215,38 +230,36 @@ FA_INLINE void NAME(fa_add)(const VEC v[VECTORS], const NAME(fa_level) *level, c
     }
 }
 
-/* The exponentials are stored where keep says, if it does: up to a whole STEP.  What is left of x after whole STEPs is
- * filled up.  The next STEP is prepared before the powers of this one: a processor looks ahead of its work by less than
- * the chain of a power. */
+/* The exponentials are stored where keep says, if it does: up to a whole STEP.  What is left over after whole STEPs
+ * comes first, with what lies before it, which does not count; a STEP that is not full is filled up.  The next STEP is
+ * prepared before the powers of this one: a processor looks ahead of its work by less than the chain of a power. */
 FA_INLINE NAME(fa_tile_sums)
 NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *given, const int want, const int bounded,
                STORED *keep)
 {
     const NAME(fa_level) level = *given;
-    const ptrdiff_t whole = n - n % STEP;
+    const ptrdiff_t left = n % STEP, whole = n - left;
     const size_t ahead = fa_row_ahead;
     NAME(fa_lanes) lanes = {{{0}}, {0}, {0}, {0}, EVERY(-(REAL)INFINITY), {0}};
     VEC now[VECTORS], next[VECTORS];
-    STORED filled[STEP];
-    if (whole < n) NAME(fa_fill)(x + whole, n - whole, filled);
-    if (whole)
-        NAME(fa_prepare)(x, &level, want, 0, &lanes, now);
-    else
-        NAME(fa_prepare)(filled, &level, want, 1, &lanes, now);
-    for (ptrdiff_t i = STEP; i < whole; i += STEP) {
+    STORED filled[STEP], *to = keep;
+    if (!whole) {
+        NAME(fa_fill)(x, n, filled);
+        NAME(fa_prepare)(filled, &level, want, EDGE(STEP), &lanes, now);
+    } else if (left) {
+        NAME(fa_prepare)(x + n - STEP, &level, want, EDGE(left), &lanes, now);
+        if (keep) to = keep + n - STEP;
+    } else {
+        NAME(fa_prepare)(x, &level, want, NULL, &lanes, now);
+    }
+    for (ptrdiff_t i = left ? 0 : STEP; i < whole; i += STEP) {
         fa_fetch(x + i, ahead, STEP * sizeof *x);
-        NAME(fa_prepare)(x + i, &level, want, 0, &lanes, next);
-        NAME(fa_add)(now, &level, want, bounded, &lanes, keep);
-        if (keep) keep += STEP;
+        NAME(fa_prepare)(x + i, &level, want, NULL, &lanes, next);
+        NAME(fa_add)(now, &level, want, bounded, &lanes, to);
+        if (keep) to = keep + i;
         EACH(k) now[k] = next[k];
     }
-    if (whole && whole < n) {
-        NAME(fa_prepare)(filled, &level, want, 1, &lanes, next);
-        NAME(fa_add)(now, &level, want, bounded, &lanes, keep);
-        if (keep) keep += STEP;
-        EACH(k) now[k] = next[k];
-    }
-    NAME(fa_add)(now, &level, want, bounded, &lanes, keep);
+    NAME(fa_add)(now, &level, want, bounded, &lanes, to);
     NAME(fa_tile_sums) sums = {0, 0, 0, 0, 0};
     for (int k = 1; k < TOTALS; k++) lanes.total[0] += lanes.total[k];
 #define ACROSS(lanes) (double)OF_REAL(fa_sum_of)(lanes)
@@ -488,14 +501,17 @@ FA_INLINE void NAME(fa_bend_some)(const STORED *x, ptrdiff_t n, const NAME(fa_be
 }
 
 /* out, which may be x, of log2 p relative to base.  As in fa_sweep the next STEP's distances come first.  A stream goes
- * past the caches, by whole aligned steps of out. */
+ * past the caches, by whole aligned steps of out; else what is left over comes once more with what lies before it, of
+ * which the bits are the same. */
 FA_INLINE void NAME(fa_bend)(const STORED *x, ptrdiff_t n, NAME(fa_bent) by, STORED *out, const int curved, int stream)
 {
-    VEC now[VECTORS], next[VECTORS];
+    VEC now[VECTORS], next[VECTORS], end[VECTORS];
     const size_t ahead = fa_row_ahead;
     const size_t size = STEP * sizeof *out, beyond = (uintptr_t)out % size;
     const ptrdiff_t before = stream && beyond ? (ptrdiff_t)((size - beyond) / sizeof *out) : 0;
     const ptrdiff_t lead = before < n ? before : n, last = n - (n - lead) % STEP;
+    const int again = !stream && n > STEP && last < n;
+    if (again) NAME(fa_take)(x + n - STEP, STEP, end), NAME(fa_far)(end, &by);
     NAME(fa_bend_some)(x, lead, &by, out, curved);
     if (lead < last) NAME(fa_take)(x + lead, STEP, now), NAME(fa_far)(now, &by);
     for (ptrdiff_t i = lead; i < last; i += STEP) {
@@ -508,7 +524,8 @@ FA_INLINE void NAME(fa_bend)(const STORED *x, ptrdiff_t n, NAME(fa_bent) by, STO
             NAME(fa_give)(out + i, STEP, now);
         EACH(k) now[k] = next[k];
     }
-    NAME(fa_bend_some)(x + last, n - last, &by, out + last, curved);
+    if (again) NAME(fa_bow)(end, &by, curved), NAME(fa_give)(out + n - STEP, STEP, end);
+    if (!again) NAME(fa_bend_some)(x + last, n - last, &by, out + last, curved);
 }
 
 /* out = p (a + b log p + c p) + d, log p = scale (x - peak) - rest; d where p is nothing.  out may be x, but not of a
@@ -594,6 +611,8 @@ static FA_UNUSED void NAME(fa_row_scale)(const STORED *x, ptrdiff_t n, double sc
 #undef STORED
 #undef REAL
 #undef LOWEST
+#undef HIGHEST
+#undef EDGE
 #undef LEAST
 #undef WIDEN
 #undef NARROW
