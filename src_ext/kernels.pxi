@@ -4,7 +4,7 @@ cimport numpy as cnp
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_AsUTF8
-from libc.math cimport INFINITY, NAN, exp, isfinite, log
+from libc.math cimport INFINITY, NAN, exp, isfinite
 from libc.stddef cimport ptrdiff_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
@@ -90,11 +90,12 @@ cdef extern from "rows.h" nogil:
         double own[FA_SLIM_ROWS]
         long long token[FA_SLIM_ROWS]
         unsigned char fate[FA_SLIM_ROWS]
-    bint fa_is_slim(Py_ssize_t n, double scale) noexcept
+    bint fa_is_many(Py_ssize_t n, double scale) noexcept
     void fa_slope_none(fa_slopes *all, Py_ssize_t lane) noexcept
     void fa_drain() noexcept
     fa_row fa_row_merge(fa_row a, fa_row b, double scale) noexcept
     double fa_product(double a, double b) noexcept
+    double fa_row_rest(double total) noexcept
     fa_row fa_row_state_float(const float *x, Py_ssize_t n, double scale, int want) noexcept
     fa_row fa_row_part_float(const float *x, Py_ssize_t n, double scale, int want) noexcept
     int fa_row_hit_float(const float *x, Py_ssize_t at, double top) noexcept
@@ -123,29 +124,33 @@ cdef extern from "rows.h" nogil:
                            double b, unsigned short *out) noexcept
     void fa_row_bends_bf16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a,
                           double b, double c, double d, unsigned short *out, bint stream) noexcept
-    void fa_slim_states_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
+    void fa_many_states_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
                                fa_slim *many) noexcept
     fa_row fa_slim_row_float(const fa_slim *many, Py_ssize_t lane, const float *x, Py_ssize_t n, double scale,
                               int want, double *rest) noexcept
-    void fa_slim_bends_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
+    bint fa_takes_again_float(Py_ssize_t n) noexcept
+    void fa_many_bends_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, float *out) noexcept
-    void fa_slim_states_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
+    void fa_many_states_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
                                fa_slim *many) noexcept
     fa_row fa_slim_row_double(const fa_slim *many, Py_ssize_t lane, const double *x, Py_ssize_t n, double scale,
                               int want, double *rest) noexcept
-    void fa_slim_bends_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
+    bint fa_takes_again_double(Py_ssize_t n) noexcept
+    void fa_many_bends_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, double *out) noexcept
-    void fa_slim_states_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
+    void fa_many_states_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
                                fa_slim *many) noexcept
     fa_row fa_slim_row_f16(const fa_slim *many, Py_ssize_t lane, const unsigned short *x, Py_ssize_t n, double scale,
                               int want, double *rest) noexcept
-    void fa_slim_bends_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
+    bint fa_takes_again_f16(Py_ssize_t n) noexcept
+    void fa_many_bends_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, unsigned short *out) noexcept
-    void fa_slim_states_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
+    void fa_many_states_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
                                fa_slim *many) noexcept
     fa_row fa_slim_row_bf16(const fa_slim *many, Py_ssize_t lane, const unsigned short *x, Py_ssize_t n, double scale,
                               int want, double *rest) noexcept
-    void fa_slim_bends_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
+    bint fa_takes_again_bf16(Py_ssize_t n) noexcept
+    void fa_many_bends_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, unsigned short *out) noexcept
     void fa_row_powers_float(const float *t, ptrdiff_t n, float *out) noexcept
     void fa_row_powers_double(const double *t, ptrdiff_t n, double *out) noexcept
@@ -158,7 +163,8 @@ cdef extern from "rows.h" nogil:
     void fa_put_f16(unsigned short *x, Py_ssize_t i, double value) noexcept
     void fa_put_bf16(unsigned short *x, Py_ssize_t i, double value) noexcept
     ctypedef struct fa_spans:
-        pass
+        int count
+        Py_ssize_t end
     fa_row fa_row_keep_float(const float *x, Py_ssize_t n, double scale, float *e, fa_spans *kept) noexcept
     fa_row fa_row_keep_double(const double *x, Py_ssize_t n, double scale, double *e, fa_spans *kept) noexcept
     fa_row fa_row_keep_f16(const unsigned short *x, Py_ssize_t n, double scale, unsigned short *e,

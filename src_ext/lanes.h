@@ -96,10 +96,10 @@ typedef uint64_t fa_int_double;
         memcpy(&v, x, sizeof v);                                                                                     \
         return v;                                                                                                    \
     }                                                                                                                \
-    FA_INLINE real fa_first_##real(fa_vec_##real v)                                                                  \
+    FA_INLINE real fa_lane_##real(const fa_vec_##real *v, ptrdiff_t lane)                                            \
     {                                                                                                                \
         real x;                                                                                                      \
-        memcpy(&x, &v, sizeof x);                                                                                    \
+        memcpy(&x, (const char *)v + lane * (ptrdiff_t)sizeof x, sizeof x);                                          \
         return x;                                                                                                    \
     }                                                                                                                \
     FA_INLINE void fa_load2_##real(const real *x, fa_vec_##real *a, fa_vec_##real *b)                                \
@@ -222,12 +222,12 @@ static FA_UNUSED void fa_drain(void)
 
 /* (x - peak) c for peak's offset: in one instruction, rounded once, or at least exactly 0 where x is the peak. */
 #if FA_VECTOR == 64
-#define FA_FROM_float(x, c, offset) _mm512_fmsub_ps(x, fa_every_float(c), fa_every_float(offset))
-#define FA_FROM_double(x, c, offset) _mm512_fmsub_pd(x, fa_every_double(c), fa_every_double(offset))
+#define FA_FROM_float(x, c, offset) _mm512_fmsub_ps(x, fa_every_float(c), offset)
+#define FA_FROM_double(x, c, offset) _mm512_fmsub_pd(x, fa_every_double(c), offset)
 #define FA_OFFSET(peak, c) ((peak) * (c))
 #elif FA_VECTOR == 32
-#define FA_FROM_float(x, c, offset) _mm256_fmsub_ps(x, fa_every_float(c), fa_every_float(offset))
-#define FA_FROM_double(x, c, offset) _mm256_fmsub_pd(x, fa_every_double(c), fa_every_double(offset))
+#define FA_FROM_float(x, c, offset) _mm256_fmsub_ps(x, fa_every_float(c), offset)
+#define FA_FROM_double(x, c, offset) _mm256_fmsub_pd(x, fa_every_double(c), offset)
 #define FA_OFFSET(peak, c) ((peak) * (c))
 #else
 #define FA_FROM_float(x, c, offset) (((x) - (offset)) * (c))
@@ -380,12 +380,12 @@ FA_EXP2(double, -1023.0, 1024.0, 0x1.8p49 + 1023, 0x1p49 + 1023, 0x4400000000003
  * not beyond FA_FARTHEST, and part of the origin: FA_ORIGIN - offset.  Both c and the origin are times FA_UNIT_float. */
 #define FA_ORIGIN (0x1p20f + 127)
 #define FA_FARTHEST 0x1p18f
-FA_INLINE fa_power_float fa_exp2_straight(fa_vec_float x, float c, float origin, fa_int_float *seen)
+FA_INLINE fa_power_float fa_exp2_straight(fa_vec_float x, float c, fa_vec_float origin, fa_int_float *seen)
 {
-    const fa_vec_float z = FA_PLUS_float(x, fa_every_float(c), fa_every_float(origin));
+    const fa_vec_float z = FA_PLUS_float(x, fa_every_float(c), origin);
     *seen |= (fa_int_float)z;
     __asm__("" : "+x"(*seen)); /* now: else bfloat16 with entropy takes 4.0 ms for 2.9, see rows.h */
-    const fa_vec_float r = FA_PLUS_float(x, fa_every_float(c), fa_every_float(origin) - z);
+    const fa_vec_float r = FA_PLUS_float(x, fa_every_float(c), origin - z);
     return fa_exp2_rest_float(r, (__m256i)z, FA_UNIT_float);
 }
 #else

@@ -24,6 +24,7 @@
 #define WIDTH OF_REAL(FA_WIDTH)
 #define MAX OF_REAL(FA_MAX)
 #define EVERY OF_REAL(fa_every)
+#define PICK(yes, a, b) PICK_OF(REAL, yes, a, b)
 #define UNIT OF_REAL(FA_UNIT) /* an octave, in the loops of sums */
 #define STEP (VECTORS * WIDTH)
 #define TILE_LEAST(a, b) ((a) < (b) ? (a) : (b))
@@ -133,24 +134,42 @@ static FA_UNUSED REAL NAME(fa_tile_top)(const STORED *x, ptrdiff_t n)
 typedef struct { REAL octaves, offset, origin, least, top; double t, unit; } NAME(fa_level); /* the first three by UNIT */
 #define LEVEL_HOLDS(level) ((level).unit > 0.5 && (level).unit < 2) /* not beyond what octaves can be counted in */
 
-FA_INLINE NAME(fa_level) NAME(fa_level_of)(double peak, REAL octaves)
+/* Of as many peaks as there are lanes. */
+typedef struct { VEC top, offset, origin, least, t, unit; } NAME(fa_levels);
+
+FA_INLINE NAME(fa_levels) NAME(fa_levels_of)(VEC peak, REAL octaves)
 {
-    const REAL top = peak > -(double)INFINITY ? (REAL)peak : 0;
+    const VEC top = PICK(peak > EVERY(-(REAL)INFINITY), peak, EVERY(0));
 #ifdef STRAIGHT
     OF_REAL(fa_int) seen = {0};
-    const REAL offset = rintf(8 * (top * octaves)) / 8, origin = (FA_ORIGIN - offset) * UNIT;
-    const REAL least = (LEAST + 0x1p-5f + offset) / octaves; /* whatever of that is rounded, -127 when in eighths */
-    const OF_REAL(fa_power) power = fa_exp2_straight(EVERY(top), octaves * UNIT, origin, &seen);
-    const int near = offset > -FA_FARTHEST && offset < FA_FARTHEST;
+    const VEC offset = (VEC)_mm256_round_ps(8 * (top * octaves), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC) / 8;
+    const VEC origin = (FA_ORIGIN - offset) * UNIT;
+    const VEC least = (LEAST + 0x1p-5f + offset) / octaves; /* whatever of that is rounded, -127 when in eighths */
+    const OF_REAL(fa_power) power = fa_exp2_straight(top, octaves * UNIT, origin, &seen);
     const int sums = octaves > 0x1p-100f && octaves < 0x1p100f; /* of elements less the peak, not of octaves */
-    const VEC e = near && sums ? (VEC)(power.a * power.b) : EVERY(0), t = EVERY(0);
+    const VEC e = sums ? (VEC)(power.a * power.b) : EVERY(0), t = EVERY(0);
+    const VEC unit = PICK((offset > EVERY(-FA_FARTHEST)) & (offset < EVERY(FA_FARTHEST)), e, EVERY(0));
 #else
-    const REAL offset = FA_OFFSET(top, octaves), origin = 0, least = LEAST * UNIT;
-    const VEC t = OF_REAL(FA_FROM)(EVERY(top), octaves, offset), e = NAME(fa_exp2_of)(t);
+    const VEC offset = FA_OFFSET(top, octaves), origin = EVERY(0), least = EVERY(LEAST * UNIT);
+    const VEC t = OF_REAL(FA_FROM)(top, octaves, offset), unit = NAME(fa_exp2_of)(t);
 #endif
-    const NAME(fa_level) level = {octaves * UNIT, offset * UNIT, origin, least, top,
-                                  (double)OF_REAL(fa_first)(t), (double)OF_REAL(fa_first)(e)};
+    const NAME(fa_levels) levels = {top, offset * UNIT, origin, least, t, unit};
+    return levels;
+}
+
+FA_INLINE NAME(fa_level) NAME(fa_level_in)(const NAME(fa_levels) *of, ptrdiff_t lane, REAL octaves)
+{
+#define LANE(lanes) OF_REAL(fa_lane)(&of->lanes, lane)
+    const NAME(fa_level) level = {octaves * UNIT, LANE(offset), LANE(origin), LANE(least), LANE(top),
+                                  (double)LANE(t), (double)LANE(unit)};
+#undef LANE
     return level;
+}
+
+static FA_UNUSED NAME(fa_level) NAME(fa_level_of)(double peak, REAL octaves)
+{
+    const NAME(fa_levels) levels = NAME(fa_levels_of)(EVERY((REAL)peak), octaves);
+    return NAME(fa_level_in)(&levels, 0, octaves);
 }
 
 /* The lanes of a tile. */
@@ -158,7 +177,7 @@ typedef struct { VEC total[TOTALS], weighted, squares, linear, top; OF_REAL(fa_i
 
 FA_INLINE VEC NAME(fa_distance)(VEC v, const NAME(fa_level) *level)
 {
-    return (VEC)OF_REAL(FA_FROM)(v, level->octaves, level->offset);
+    return (VEC)OF_REAL(FA_FROM)(v, level->octaves, EVERY(level->offset));
 }
 
 /* What a power weighs in the entropy, where 0 must not meet -inf; straight in logits, else by UNIT in octaves. */
@@ -206,7 +225,7 @@ FA_INLINE void NAME(fa_add)(const VEC v[VECTORS], const NAME(fa_level) *level, c
     EACH(k) {
 #ifdef STRAIGHT
         const VEC t = bounded ? (VEC)MAX(EVERY(level->least), v[k]) : v[k];
-        const OF_REAL(fa_power) power = fa_exp2_straight(t, level->octaves, level->origin, &to->seen);
+        const OF_REAL(fa_power) power = fa_exp2_straight(t, level->octaves, EVERY(level->origin), &to->seen);
 #else
         const VEC t = DISTANCES_LATE ? NAME(fa_distance)(v[k], level) : v[k];
 #endif
@@ -410,7 +429,7 @@ FA_INLINE fa_row NAME(fa_fold)(const STORED *x, ptrdiff_t n, double scale, int w
     if (FA_UNBOUNDED && n > 2 * FA_ROW_FIRST)
         NAME(fa_raise)(&row, NAME(fa_tile_ends)(x, FA_ROW_FIRST, &low), scale);
     else
-        NAME(fa_raise)(&row, NAME(fa_tile_top)(x, n < FA_ROW_FIRST ? n : FA_ROW_FIRST), scale);
+        NAME(fa_raise)(&row, NAME(fa_tile_top)(x, n <= FA_BRIEF ? n : FA_ROW_FIRST), scale); /* as among many */
     NAME(fa_level) level = NAME(fa_level_of)(row.peak, octaves);
     int near = low * level.octaves - level.offset >= LEAST * UNIT; /* what is masked mostly shows at once */
     if (spans) spans->count = 0;
@@ -528,6 +547,16 @@ FA_INLINE void NAME(fa_bend)(const STORED *x, ptrdiff_t n, NAME(fa_bent) by, STO
     if (!again) NAME(fa_bend_some)(x + last, n - last, &by, out + last, curved);
 }
 
+static FA_UNUSED void NAME(fa_bend_by)(const STORED *x, ptrdiff_t n, NAME(fa_bent) by, STORED *out, int stream)
+{
+    if (by.c != 0 || by.d != 0)
+        NAME(fa_bend)(x, n, by, out, 2, stream);
+    else if (by.b != 0)
+        NAME(fa_bend)(x, n, by, out, 1, stream);
+    else
+        NAME(fa_bend)(x, n, by, out, 0, stream);
+}
+
 /* out = p (a + b log p + c p) + d, log p = scale (x - peak) - rest; d where p is nothing.  out may be x, but not of a
  * stream (FA_ROW_STREAM). */
 static FA_UNUSED void NAME(fa_row_bends)(const STORED *x, ptrdiff_t n, double scale, double peak, double rest, double a,
@@ -540,12 +569,7 @@ static FA_UNUSED void NAME(fa_row_bends)(const STORED *x, ptrdiff_t n, double sc
     const double left = ((double)base - peak) * scale - rest, f = exp(left);
     const REAL slope = (REAL)((a + b * left) * f), bend = (REAL)(b * f / FA_LOG2E), square = (REAL)(c * f * f);
     const NAME(fa_bent) by = {base, octaves, slope, bend, square, (REAL)d};
-    if (c != 0 || d != 0)
-        NAME(fa_bend)(x, n, by, out, 2, stream);
-    else if (b != 0)
-        NAME(fa_bend)(x, n, by, out, 1, stream);
-    else
-        NAME(fa_bend)(x, n, by, out, 0, stream);
+    NAME(fa_bend_by)(x, n, by, out, stream);
 }
 
 static FA_UNUSED void NAME(fa_row_slopes)(const STORED *x, ptrdiff_t n, double scale, double peak, double rest,
@@ -588,11 +612,13 @@ static FA_UNUSED void NAME(fa_row_scale)(const STORED *x, ptrdiff_t n, double sc
 }
 
 #include "rows_slim.h"
+#include "rows_brief.h"
 
 #undef VEC
 #undef WIDTH
 #undef MAX
 #undef EVERY
+#undef PICK
 #undef STEP
 #undef TILE
 #undef TILE_BYTES

@@ -76,10 +76,8 @@ static FA_APART void NAME(fa_slim_states)(const STORED *x, ptrdiff_t n, ptrdiff_
 #undef FALL
 #undef FAR
 #undef IN_PAIRS
-    for (ptrdiff_t l = 0; l < lanes; l++) {
-        s->peak[l] = (double)peak[l], s->total[l] = (double)total[l];
-        s->rest[l] = fa_log_plus((double)total[l], 1023.0, 0.0);
-    }
+    for (ptrdiff_t l = 0; l < lanes; l++) s->peak[l] = (double)peak[l], s->total[l] = (double)total[l];
+    fa_row_rests(s->total, lanes, s->rest);
     for (ptrdiff_t l = 0; l < lanes && want; l++)
         s->weighted[l] = (double)weighted[l], s->squares[l] = (double)squares[l], s->linear[l] = linear[l];
 }
@@ -92,11 +90,36 @@ FA_INLINE fa_row NAME(fa_slim_row)(const fa_slim *s, ptrdiff_t l, const STORED *
     *rest = s->rest[l];
     if (!(row.total >= 1)) { /* NaN: of infinities, too */
         row = NAME(fa_row_state)(x, n, scale, want);
-        *rest = log(row.total);
+        *rest = fa_row_rest(row.total);
     } else if (want) {
         row.weighted = s->weighted[l], row.squares = s->squares[l], row.linear = s->linear[l];
     }
     return row;
+}
+
+/* What the gradients of rows follow in a REAL, by lanes. */
+typedef struct {
+    FA_LINED REAL base[FA_SLIM_ROWS], slope[FA_SLIM_ROWS], bend[FA_SLIM_ROWS], square[FA_SLIM_ROWS], shift[FA_SLIM_ROWS];
+    FA_LINED double chosen[FA_SLIM_ROWS];
+} NAME(fa_curves);
+
+/* From c->chosen, the tokens' logits, also what their elements are: own. */
+FA_INLINE void NAME(fa_curves_of)(fa_slopes *s, ptrdiff_t rows, ptrdiff_t lanes, double scale, NAME(fa_curves) *c)
+{
+    for (ptrdiff_t l = rows; l < lanes; l++) s->peak[l] = s->rest[l] = s->a[l] = s->b[l] = s->c[l] = s->d[l] = 0;
+    for (ptrdiff_t l = rows; l < lanes; l++) c->chosen[l] = s->own[l] = 0;
+    for (ptrdiff_t l = 0; l < lanes; l++) {
+        const REAL near = (REAL)(s->peak[l] + s->rest[l] / scale);
+        c->base[l] = near > -(REAL)INFINITY && near < (REAL)INFINITY ? near : (REAL)s->peak[l];
+        const double left = ((double)c->base[l] - s->peak[l]) * scale - s->rest[l], f = fa_exp(left);
+        c->slope[l] = (REAL)((s->a[l] + s->b[l] * left) * f), c->bend[l] = (REAL)(s->b[l] * f);
+        c->square[l] = (REAL)(s->c[l] * f * f), c->shift[l] = (REAL)s->d[l];
+    }
+    for (ptrdiff_t l = 0; l < lanes; l++) {
+        const double t = (c->chosen[l] - s->peak[l]) * scale - s->rest[l], p = fa_exp(t);
+        const double bent = p * (s->a[l] + s->b[l] * t + s->c[l] * p);
+        s->own[l] = (p > 0 ? bent : 0) + s->d[l] + s->own[l];
+    }
 }
 
 /* As fa_row_bends, of rows that follow one another, with what the tokens have more.  out may be x.  Whether any row may
@@ -104,37 +127,23 @@ FA_INLINE fa_row NAME(fa_slim_row)(const fa_slim *s, ptrdiff_t l, const STORED *
 static FA_APART void NAME(fa_slim_bends)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, int curved,
                                          fa_slopes *s, STORED *out)
 {
-    FA_LINED REAL z[FA_SLIM][FA_SLIM_ROWS], base[FA_SLIM_ROWS], slope[FA_SLIM_ROWS], bend[FA_SLIM_ROWS];
-    FA_LINED REAL square[FA_SLIM_ROWS], shift[FA_SLIM_ROWS];
-    FA_LINED double chosen[FA_SLIM_ROWS];
+    FA_LINED REAL z[FA_SLIM][FA_SLIM_ROWS];
+    NAME(fa_curves) c;
     const ptrdiff_t lanes = NAME(fa_slim_take)(x, n, rows, z);
     const REAL by = (REAL)scale;
-    for (ptrdiff_t l = rows; l < lanes; l++) s->peak[l] = s->rest[l] = s->a[l] = s->b[l] = s->c[l] = s->d[l] = 0;
-    for (ptrdiff_t l = 0; l < rows; l++) chosen[l] = (double)z[s->token[l]][l];
-    for (ptrdiff_t l = rows; l < lanes; l++) chosen[l] = s->own[l] = 0;
-    for (ptrdiff_t l = 0; l < lanes; l++) {
-        const REAL near = (REAL)(s->peak[l] + s->rest[l] / scale);
-        base[l] = near > -(REAL)INFINITY && near < (REAL)INFINITY ? near : (REAL)s->peak[l];
-        const double left = ((double)base[l] - s->peak[l]) * scale - s->rest[l], f = fa_exp(left);
-        slope[l] = (REAL)((s->a[l] + s->b[l] * left) * f), bend[l] = (REAL)(s->b[l] * f);
-        square[l] = (REAL)(s->c[l] * f * f), shift[l] = (REAL)s->d[l];
-    }
+    for (ptrdiff_t l = 0; l < rows; l++) c.chosen[l] = (double)z[s->token[l]][l];
+    NAME(fa_curves_of)(s, rows, lanes, scale, &c);
     for (ptrdiff_t j = 0; j < n; j++) {
         REAL *const y = z[j];
         for (ptrdiff_t l = 0; l < lanes && !curved; l++) {
-            const REAL e = OF_REAL(fa_slim_exp)((y[l] - base[l]) * by), flat = e * slope[l];
+            const REAL e = OF_REAL(fa_slim_exp)((y[l] - c.base[l]) * by), flat = e * c.slope[l];
             y[l] = e > 0 ? flat : 0;
         }
         for (ptrdiff_t l = 0; l < lanes && curved; l++) {
-            const REAL t = (y[l] - base[l]) * by, e = OF_REAL(fa_slim_exp)(t);
-            const REAL bent = e * (slope[l] + bend[l] * t + square[l] * e);
-            y[l] = (e > 0 ? bent : 0) + shift[l];
+            const REAL t = (y[l] - c.base[l]) * by, e = OF_REAL(fa_slim_exp)(t);
+            const REAL bent = e * (c.slope[l] + c.bend[l] * t + c.square[l] * e);
+            y[l] = (e > 0 ? bent : 0) + c.shift[l];
         }
-    }
-    for (ptrdiff_t l = 0; l < lanes; l++) {
-        const double t = (chosen[l] - s->peak[l]) * scale - s->rest[l], p = fa_exp(t);
-        const double bent = p * (s->a[l] + s->b[l] * t + s->c[l] * p);
-        s->own[l] = (p > 0 ? bent : 0) + s->d[l] + s->own[l];
     }
     for (ptrdiff_t l = 0; l < rows; l++) z[s->token[l]][l] = (REAL)s->own[l];
     for (ptrdiff_t l = 0; l < rows; l++)

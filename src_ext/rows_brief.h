@@ -1,0 +1,84 @@
+/* Rows of some columns, FA_SLIM_ROWS of them at a time: what a row costs by itself is done of all, its columns are lanes as
+ * a long row's are; included by rows_body.h. */
+
+static FA_APART void NAME(fa_brief_states)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, int want,
+                                           fa_slim *s)
+{
+    const REAL octaves = (REAL)(scale * FA_LOG2E);
+    FA_LINED double t[FA_SLIM_ROWS], unit[FA_SLIM_ROWS];
+    int near = FA_UNBOUNDED;
+    for (ptrdiff_t l = 0; l < rows; l += WIDTH) {
+        const ptrdiff_t some = rows - l < WIDTH ? rows - l : WIDTH;
+        REAL peaks[WIDTH] = {0};
+        for (ptrdiff_t k = 0; k < some; k++) peaks[k] = NAME(fa_tile_ends)(x + (l + k) * n, n, NULL);
+        const NAME(fa_levels) levels = NAME(fa_levels_of)(OF_REAL(fa_load)(peaks), octaves);
+        for (ptrdiff_t k = 0; k < some; k++) {
+            const STORED *const row = x + (l + k) * n;
+            const NAME(fa_level) level = NAME(fa_level_in)(&levels, k, octaves);
+            NAME(fa_tile_sums) sums = NAME(fa_tile)(row, n, &level, want, near, NULL);
+            if (near && !(sums.total <= FA_ROW_BOUND)) { /* so it will be in others */
+                near = 0;
+                sums = NAME(fa_tile)(row, n, &level, want, near, NULL);
+            }
+            s->peak[l + k] = (double)peaks[k], s->total[l + k] = sums.total, t[l + k] = level.t;
+            unit[l + k] = sums.total <= FA_ROW_BOUND && LEVEL_HOLDS(level) ? level.unit : (double)NAN;
+            s->weighted[l + k] = sums.weighted, s->squares[l + k] = sums.squares, s->linear[l + k] = sums.linear;
+        }
+    }
+    for (ptrdiff_t l = rows; l < FA_SLIM_ROWS; l++) s->total[l] = unit[l] = 1, t[l] = 0;
+    for (ptrdiff_t l = 0; l < FA_SLIM_ROWS && want; l++) {
+        s->weighted[l] = (s->weighted[l] - t[l] * s->total[l]) / (unit[l] * FA_LOG2E);
+        s->squares[l] /= unit[l] * unit[l];
+    }
+    for (ptrdiff_t l = 0; l < FA_SLIM_ROWS; l++) s->total[l] /= unit[l];
+    fa_row_rests(s->total, FA_SLIM_ROWS, s->rest);
+}
+
+static FA_APART void NAME(fa_brief_bends)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, fa_slopes *s,
+                                          STORED *out)
+{
+    NAME(fa_curves) c;
+    for (ptrdiff_t l = 0; l < rows; l++) c.chosen[l] = NAME(fa_get)(x + l * n, s->token[l]);
+    NAME(fa_curves_of)(s, rows, FA_SLIM_ROWS, scale, &c);
+    for (ptrdiff_t l = 0; l < rows; l++) {
+        const NAME(fa_bent) by = {c.base[l], (REAL)(scale * FA_LOG2E), c.slope[l], (REAL)(c.bend[l] / (REAL)FA_LOG2E),
+                                  c.square[l], c.shift[l]};
+        STORED *const here = out + l * n;
+        if (s->fate[l] == FA_BENT) {
+            NAME(fa_bend_by)(x + l * n, n, by, here, 0);
+            NAME(fa_put)(here, s->token[l], s->own[l]);
+        } else {
+            for (ptrdiff_t j = 0; j < n; j++) NAME(fa_put)(here, j, s->fate[l] == FA_ZEROS ? 0 : (double)NAN);
+        }
+    }
+}
+
+/* Whether a policy loss takes a row's exponentials again. */
+FA_INLINE int NAME(fa_takes_again)(ptrdiff_t n)
+{
+#ifdef KEEPS
+    return n * (ptrdiff_t)sizeof(STORED) <= FA_KEPT;
+#else
+    (void)n;
+    return 1;
+#endif
+}
+
+/* Of rows, whichever kind they are. */
+static FA_UNUSED void NAME(fa_many_states)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, int want,
+                                           fa_slim *s)
+{
+    if (n <= FA_SLIM)
+        NAME(fa_slim_states)(x, n, rows, scale, want, s);
+    else
+        NAME(fa_brief_states)(x, n, rows, scale, want, s);
+}
+
+static FA_UNUSED void NAME(fa_many_bends)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, int curved,
+                                          fa_slopes *s, STORED *out)
+{
+    if (n <= FA_SLIM)
+        NAME(fa_slim_bends)(x, n, rows, scale, curved, s, out);
+    else
+        NAME(fa_brief_bends)(x, n, rows, scale, s, out);
+}
