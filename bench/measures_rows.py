@@ -9,7 +9,7 @@ from measures import Case, Claim, Side, arrays, nbytes, needs, sizes, speedups
 
 import fastalign
 
-TYPICAL, LARGE, ACTIONS = (512, 32_000), (128, 128_256), (65_536, 6)
+TYPICAL, LARGE, FEW = (512, 32_000), (128, 128_256), ((65_536, 6), (16_384, 100))
 TORCH = ("torch eager", "torch eager, warm allocator", "torch.compile", "torch.compile, warm allocator")
 GRADIENTS = {
     "torch eager": "torch autograd, eager",
@@ -44,7 +44,7 @@ def forward_sides(shape, dtype, halves):
 
 
 def forward(shape, dtype):
-    single, promised = dtype == "float32", shape != ACTIONS
+    single, promised = dtype == "float32", shape not in FEW
     halves = HALVES if single else ()
 
     def within(*bounds):
@@ -123,7 +123,7 @@ def from_logits(shape, dtype):
             "copy": Side(Copy(2 * whole.nbytes), setup=restored),
         }
 
-    bounds = {"torch eager": (15, 25), "torch.compile": (6, 10), "jax.jit": (8, 12)} if shape != ACTIONS else {}
+    bounds = {"torch eager": (15, 25), "torch.compile": (6, 10), "jax.jit": (8, 12)} if shape == TYPICAL else {}
     peers = (*TORCH, "jax.jit")
     claims = [Claim(work, "copy of the same bytes", "share", "ours", "copy", *((1.6, 1.2) if bounds else ()))]
     claims += [Claim(work, GRADIENTS.get(p, p), "speedup", "ours", p, *bounds.get(p, ())) for p in peers]
@@ -186,8 +186,8 @@ def linear():
 CASES = [
     *(forward(shape, dtype) for dtype in ("float32", "float64") for shape in (TYPICAL, LARGE)),
     *(call((8, 1_000), dtype) for dtype in ("float32", "float64")),
-    forward(ACTIONS, "float32"),
-    *(from_logits(shape, "float32") for shape in (TYPICAL, ACTIONS)),
+    *(forward(shape, "float32") for shape in FEW),
+    *(from_logits(shape, "float32") for shape in (TYPICAL, *FEW)),
     pairs_from_logits((4, 64, 32_000)),
     linear(),
 ]

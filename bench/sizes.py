@@ -4,12 +4,13 @@ from typing import NamedTuple
 
 from fastalign.cases import OPERATIONS
 
-# Rows: 65,536 choices among 6 actions, 512 tokens of a vocabulary of 32,000, 128 of 128,256.  Scans, steps by
-# environments: Atari, MuJoCo, and up to thousands of simulated ones.  Elements: 64 actions of 4, 2,048 of 18, a batch
-# of 2^20 tokens.
+# Rows: 65,536 choices among 6 actions, 16,384 among 100, 512 tokens of a vocabulary of 32,000, 128 of 128,256.  Scans,
+# steps by environments: Atari, MuJoCo, and up to thousands of simulated ones.  Elements: 64 actions of 4, 2,048 of 18,
+# a batch of 2^20 tokens.
 SIZES = {
     "row": {
-        "tiny": (8, 1_000), "actions": (65_536, 6), "typical": (512, 32_000), "large": (128, 128_256),
+        "tiny": (8, 1_000), "actions": (65_536, 6), "many actions": (16_384, 100), "typical": (512, 32_000),
+        "large": (128, 128_256),
     },
     "scan": {
         "tiny": (128, 8), "one environment": (2_048, 1), "few": (2_048, 8), "few steps": (24, 4_096),
