@@ -79,7 +79,14 @@ cdef extern from "rows.h" nogil:
         double peak, total, weighted, squares, linear, top
         int sound
     ctypedef struct fa_slim:
-        pass
+        double peak[FA_SLIM_ROWS]
+        double total[FA_SLIM_ROWS]
+        double rest[FA_SLIM_ROWS]
+        double weighted[FA_SLIM_ROWS]
+        double squares[FA_SLIM_ROWS]
+        double linear[FA_SLIM_ROWS]
+        unsigned char sound[FA_SLIM_ROWS]
+        unsigned char settled
     ctypedef struct fa_slopes:
         double peak[FA_SLIM_ROWS]
         double rest[FA_SLIM_ROWS]
@@ -126,29 +133,29 @@ cdef extern from "rows.h" nogil:
                           double b, double c, double d, unsigned short *out, bint stream) noexcept
     void fa_many_states_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
                                fa_slim *many) noexcept
-    fa_row fa_slim_row_float(const fa_slim *many, Py_ssize_t lane, const float *x, Py_ssize_t n, double scale,
-                              int want, double *rest) noexcept
+    void fa_many_settle_float(fa_slim *many, Py_ssize_t lane, const float *x, Py_ssize_t n, double scale,
+                           int want) noexcept
     bint fa_takes_again_float(Py_ssize_t n) noexcept
     void fa_many_bends_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, float *out) noexcept
     void fa_many_states_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
                                fa_slim *many) noexcept
-    fa_row fa_slim_row_double(const fa_slim *many, Py_ssize_t lane, const double *x, Py_ssize_t n, double scale,
-                              int want, double *rest) noexcept
+    void fa_many_settle_double(fa_slim *many, Py_ssize_t lane, const double *x, Py_ssize_t n, double scale,
+                           int want) noexcept
     bint fa_takes_again_double(Py_ssize_t n) noexcept
     void fa_many_bends_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, double *out) noexcept
     void fa_many_states_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
                                fa_slim *many) noexcept
-    fa_row fa_slim_row_f16(const fa_slim *many, Py_ssize_t lane, const unsigned short *x, Py_ssize_t n, double scale,
-                              int want, double *rest) noexcept
+    void fa_many_settle_f16(fa_slim *many, Py_ssize_t lane, const unsigned short *x, Py_ssize_t n, double scale,
+                           int want) noexcept
     bint fa_takes_again_f16(Py_ssize_t n) noexcept
     void fa_many_bends_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, unsigned short *out) noexcept
     void fa_many_states_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
                                fa_slim *many) noexcept
-    fa_row fa_slim_row_bf16(const fa_slim *many, Py_ssize_t lane, const unsigned short *x, Py_ssize_t n, double scale,
-                              int want, double *rest) noexcept
+    void fa_many_settle_bf16(fa_slim *many, Py_ssize_t lane, const unsigned short *x, Py_ssize_t n, double scale,
+                           int want) noexcept
     bint fa_takes_again_bf16(Py_ssize_t n) noexcept
     void fa_many_bends_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, unsigned short *out) noexcept

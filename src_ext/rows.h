@@ -143,19 +143,21 @@ static FA_UNUSED double fa_row_rest(double total)
     return rest[0];
 }
 
-/* Rows of so few columns go FA_SLIM_ROWS at a time, lanes being rows (rows_slim.h): what a row costs by itself is shared.  An exponential is
- * then natural, of its distance from the largest, which must be a distance.  An EPYC of 2017, AVX2, ns per row of 2, 6,
- * 18, 32 and 64 floats, by themselves and so: there 155 150 165 115 140 and 19 22 39 51 96; back 260 260 270 215 270 and
- * 50 57 102 142 287; by a saved lse 80 85 98 80 115 and 41 47 75 100 198; a policy loss 260 275 310 260 250 and 58 67 110
- * 154 285. */
+/* Rows of so few columns go FA_SLIM_ROWS at a time, lanes being rows (rows_slim.h): what a row costs by itself is shared.
+ * An exponential is then natural, of its distance from the largest, which must be a distance.  An EPYC of 2017, AVX2, ns
+ * per row of 2, 6, 18, 32 and 64 floats, by themselves and so: there 155 150 165 115 140 and 19 22 39 51 96; back 260 260
+ * 270 215 270 and 50 57 102 142 287; by a saved lse 80 85 98 80 115 and 41 47 75 100 198; a policy loss 260 275 310 260
+ * 250 and 58 67 110 154 285.  What is done of 64 rows by Cython in loops of one thing each, not row by row: of 6 there 18
+ * for 18, with entropy 26 for 32, back 42 for 46, by a saved lse 28 for 36. */
 #define FA_SLIM 32
 #define FA_SLIM_ROWS 64
 
 
-/* Rows of so few go FA_SLIM_ROWS at a time, too, but their columns are lanes (rows_brief.h).  As above, of 33, 48, 100, 256
- * and 512 floats: there 133 132 177 283 448 and 75 71 115 215 390; back 261 257 363 613 1025 and 156 153 258 486 893; a
- * policy loss 317 246 393 614 900 and 168 171 284 538 992, with entropy 307 308 454 763 1340 and 202 207 383 643 1185.  Of
- * 1,024 nothing is gained.  Peaks and levels of 64 rows before the sums of any: 5 % faster from a cache, else as fast. */
+/* Rows of so few go FA_SLIM_ROWS at a time, too, but their columns are lanes (rows_brief.h).  As above, of 33, 48, 100,
+ * 256 and 512 floats: there 180 112 223 288 457 and 72 70 117 221 391; back 289 253 428 605 1013 and 146 132 211 480 888;
+ * by a saved lse 124 104 186 304 549 and 83 85 122 279 518; a policy loss with entropy 385 326 552 872 1519 and 213 224
+ * 379 753 1396.  Of 1,024 nothing is gained.  Peaks and levels of 64 rows before the sums of any: from a cache up to 5 %
+ * faster, else as fast. */
 #ifdef FA_VECTOR
 #define FA_BRIEF 512
 #else
@@ -167,13 +169,14 @@ FA_INLINE int fa_is_many(ptrdiff_t n, double scale)
     return n <= FA_BRIEF && scale >= 0x1p-64;
 }
 
-/* Bytes of a row from which on exponentials are better kept for the way back than taken again: 192 floats 442 ns for 453,
- * 128 407 for 321; 100 doubles 583 for 666, 48 376 for 353. */
+/* Bytes of a row from which on exponentials are better kept for the way back than taken again: 192 floats 442 ns for
+ * 453, 128 407 for 321; 100 doubles 583 for 666, 48 376 for 353. */
 #define FA_KEPT 640
 
-typedef struct { /* fa_row, and log total; but for what is not wanted; not sound where total is NaN */
+typedef struct { /* fa_row, and log total; but for what is not wanted; to be settled where total is not at least 1 */
     double peak[FA_SLIM_ROWS], total[FA_SLIM_ROWS], rest[FA_SLIM_ROWS];
     double weighted[FA_SLIM_ROWS], squares[FA_SLIM_ROWS], linear[FA_SLIM_ROWS];
+    unsigned char sound[FA_SLIM_ROWS], settled; /* whether any was */
 } fa_slim;
 
 enum { FA_BENT, FA_ZEROS, FA_NANS };

@@ -1,5 +1,5 @@
-/* Rows of some columns, FA_SLIM_ROWS of them at a time: what a row costs by itself is done of all, its columns are lanes as
- * a long row's are; included by rows_body.h. */
+/* Rows of some columns, FA_SLIM_ROWS of them at a time: what a row costs by itself is done of all, its columns are lanes
+ * as a long row's are; included by rows_body.h. */
 
 static FA_APART void NAME(fa_brief_states)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, int want,
                                            fa_slim *s)

@@ -82,24 +82,20 @@ static FA_APART void NAME(fa_slim_states)(const STORED *x, ptrdiff_t n, ptrdiff_
         s->weighted[l] = (double)weighted[l], s->squares[l] = (double)squares[l], s->linear[l] = linear[l];
 }
 
-/* The state of row l of them, at x, and the logarithm of its sum. */
-FA_INLINE fa_row NAME(fa_slim_row)(const fa_slim *s, ptrdiff_t l, const STORED *x, ptrdiff_t n, double scale, int want,
-                                   double *rest)
+/* Row l of them, at x, of which the sum was none: with infinities or NaN, or of nothing. */
+static FA_UNUSED void NAME(fa_many_settle)(fa_slim *s, ptrdiff_t l, const STORED *x, ptrdiff_t n, double scale,
+                                           int want)
 {
-    fa_row row = {s->peak[l], s->total[l], 0, 0, 0, s->peak[l], 1};
-    *rest = s->rest[l];
-    if (!(row.total >= 1)) { /* NaN: of infinities, too */
-        row = NAME(fa_row_state)(x, n, scale, want);
-        *rest = fa_row_rest(row.total);
-    } else if (want) {
-        row.weighted = s->weighted[l], row.squares = s->squares[l], row.linear = s->linear[l];
-    }
-    return row;
+    const fa_row row = NAME(fa_row_state)(x, n, scale, want);
+    s->peak[l] = row.peak, s->total[l] = row.total, s->rest[l] = fa_row_rest(row.total);
+    s->weighted[l] = row.weighted, s->squares[l] = row.squares, s->linear[l] = row.linear;
+    s->sound[l] = (unsigned char)row.sound, s->settled = 1;
 }
 
 /* What the gradients of rows follow in a REAL, by lanes. */
 typedef struct {
-    FA_LINED REAL base[FA_SLIM_ROWS], slope[FA_SLIM_ROWS], bend[FA_SLIM_ROWS], square[FA_SLIM_ROWS], shift[FA_SLIM_ROWS];
+    FA_LINED REAL base[FA_SLIM_ROWS], slope[FA_SLIM_ROWS], bend[FA_SLIM_ROWS], square[FA_SLIM_ROWS];
+    FA_LINED REAL shift[FA_SLIM_ROWS];
     FA_LINED double chosen[FA_SLIM_ROWS];
 } NAME(fa_curves);
 
