@@ -1,5 +1,6 @@
 """fastalign: log-probabilities, advantages, preference and policy losses, with their gradients, from NumPy arrays."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -111,5 +112,19 @@ if not TYPE_CHECKING:  # for whom a module with __getattr__ has every name
         return sorted({*globals(), *_LATER, *__all__})
 
 
-check_environment()
+def _is_the_command() -> bool:
+    """Whether this process is `fastalign`, or `python -m fastalign`, which imports the package before it can begin."""
+    given = getattr(sys, "argv", None) or [""]
+    if given[0] == "-m":
+        return sys.orig_argv[-len(given)].removeprefix("-m") in ("fastalign", "fastalign.__main__")
+    return given[0].replace("\\", "/").rpartition("/")[2].partition(".")[0] == "fastalign"
+
+
+try:
+    check_environment()
+except ValueError as error:
+    if not _is_the_command():
+        raise
+    sys.stderr.write(f"fastalign: {error}\n")
+    raise SystemExit(2) from None
 del check_environment

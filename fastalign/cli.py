@@ -64,8 +64,13 @@ def demo(
     ] = None,
 ) -> None:
     """Reward model, DPO and PPO on a small language model, compared; then kernels against NumPy (a minute or a few)."""
+    from . import dispatch
     from .demo import DataError, run
 
+    try:
+        dispatch.choose(None)
+    except RuntimeError as error:
+        raise _refuse(f"FASTALIGN_BACKEND: {error}") from None
     try:
         code = run(data=data, seed=seed, quick=quick, plot=plot)
     except DataError as error:

@@ -62,6 +62,42 @@ def test_info_tells_the_environment(monkeypatch):
     assert "3 (FASTALIGN_NUM_THREADS)" in told and "FASTALIGN_NUM_THREADS = 3" in told.splitlines()
 
 
+SCRIPT = "import sys\nfrom fastalign.__main__ import main\nsys.exit(main())\n"
+
+
+@pytest.mark.parametrize(
+    "name, value, expected",
+    [
+        ("FASTALIGN_BACKEND", "foo", "one of 'cython', 'numba', 'numpy', 'cuda'"),
+        ("FASTALIGN_ISA", "foo", "one of baseline, avx2, avx512"),
+        ("FASTALIGN_NUM_THREADS", "x", "a positive integer"),
+        ("FASTALIGN_NUMBA_CACHE", "yes", "0 or 1"),
+    ],
+)
+def test_a_wrong_variable_is_a_line_and_not_a_traceback(tmp_path, name, value, expected):
+    """However the command is called; a program that imports the package has its traceback."""
+    for file in ("fastalign", "program.py"):
+        (tmp_path / file).write_text(SCRIPT)
+    own = {**environment(**{name: value}), "PYTHONPATH": str(ROOT)}
+    line = f"{name} is {value!r}; expected {expected}\n"
+    all_of_them = [["-m", "fastalign", command] for command in ("demo", "verify", "bench", "--help")]
+    ways = ["-m", "fastalign"], ["-B", "-mfastalign", "info"], ["-m", "fastalign.__main__", "info"]
+    for way in (*all_of_them, *ways, [str(tmp_path / "fastalign"), "info"]):
+        done = subprocess.run([sys.executable, *way], capture_output=True, text=True, env=own)
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"fastalign: {line}"), way
+    for way in ([str(tmp_path / "program.py"), "fastalign"], ["-c", SCRIPT, "-m", "fastalign"]):
+        done = subprocess.run([sys.executable, *way], capture_output=True, text=True, env=own)
+        assert done.returncode == 1 and done.stderr.endswith(f"ValueError: {line}") and "Traceback" in done.stderr
+
+
+def test_a_demo_of_a_backend_that_cannot_be_used_is_a_line():
+    if fastalign.available_backends()["cuda"] is None:
+        pytest.skip("there is a CUDA device")
+    done = shell("demo", "--quick", FASTALIGN_BACKEND="cuda")
+    assert done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("fastalign: FASTALIGN_BACKEND: backend 'cuda' cannot be used: ")
+
+
 def test_without_the_extra_every_command_names_what_is_in_it():
     extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["cli"]
     remedy = f"pip install {' '.join(re.match('[a-z]+', name)[0] for name in extra)}\n"
