@@ -46,6 +46,16 @@ def _last_values(engine: Engine, x: Any, streams: _Streams, dtype: np.dtype) -> 
     return engine.place(array) if isinstance(array, np.ndarray) else array
 
 
+def _remedy(rewards: Any, values: Any, layout: str) -> str:
+    """For values that hold that of the state after the last step as well, as many programs keep them."""
+    steps, given = (arrays.take(name, x).shape for name, x in (("rewards", rewards), ("values", values)))
+    rows = len(steps) == 2 and layout == "NT"
+    if not steps or given != tuple(n + (k == rows) for k, n in enumerate(steps)):
+        return ""
+    before = ":, " if rows else ""
+    return f": pass values[{before}:-1], and values[{before}-1] as last_values"
+
+
 def _check_bootstrap(
     engine: Engine,
     terminated: Array,
@@ -87,7 +97,12 @@ def _run(
     engine = choose(backend, *(x for x in named.values() if x is not None))
     if terminated is None:
         raise TypeError("terminated is None; expected flags of the shape of rewards")
-    real = dict(zip(named, arrays.reals("next_values", "final_values", **named), strict=True))
+    try:
+        real = dict(zip(named, arrays.reals("next_values", "final_values", **named), strict=True))
+    except ValueError as error:
+        alone = cu_seqlens is None and named["next_values"] is None
+        remedy = _remedy(named["rewards"], named["values"], layout) if alone and "values" in named else ""
+        raise ValueError(f"{error}{remedy}") from None
     rewards = real["rewards"]
     streams = _Streams(rewards.shape, layout, cu_seqlens)
     shape = rewards.shape
@@ -293,6 +308,8 @@ class PPOBuffer:
         Raises TypeError for a step or last_value that is no number, None among them, ValueError where it is several.
         """
         n = len(self)
+        if len(self.values) == n + 1:
+            raise ValueError(f"values has {n + 1} numbers of {n} steps; take the last off and pass it as last_value")
         named = {"rewards": self.rewards, "values": self.values, "dones": self.dones}
         rewards, values, done = (_numbers(name, x, n, "one number per step") for name, x in named.items())
         last = _numbers("last_value", last_value, 1, "one number")

@@ -3,6 +3,7 @@
 import enum
 import math
 import os
+import re
 
 import numpy as np
 import pytest
@@ -33,9 +34,10 @@ def read_only():
     fa.token_log_probs_grad(X, T, np.ones(2), out=x)
 
 
-def buffer_of(reward, value, last_value=0.0):
+def buffer_of(reward, value, last_value=0.0, values=None):
     buffer = fa.PPOBuffer()
     buffer.add(None, 0, reward, value, -1.0)
+    buffer.values = values or buffer.values
     buffer.compute_advantages(last_value)
 
 
@@ -127,6 +129,22 @@ CASES = [
         ValueError,
         r"truncated\[2\] is True; expected final_values or next_values",
     ),
+    (
+        lambda: fa.gae(V[:3], V, F[:3]),
+        ValueError,
+        r"values has shape \(4,\); expected \(3,\), the shape of rewards: pass values\[:-1\], and values",
+    ),
+    (lambda: fa.gae(X[:1], X, X[:1] > 0), ValueError, r"pass values\[:-1\], and values\[-1\] as last_values$"),
+    (
+        lambda: fa.gae(X[:, :2], X, X[:, :2] > 0, layout="NT"),
+        ValueError,
+        r"expected \(2, 2\), the shape of rewards: pass values\[:, :-1\], and values\[:, -1\] as last_values$",
+    ),
+    (lambda: fa.gae(X[:, :2], X, X[:, :2] > 0), ValueError, r"expected \(2, 2\), the shape of rewards$"),
+    (lambda: fa.gae(V[:3], V, F[:3], cu_seqlens=[0, 1, 3]), ValueError, r"expected \(3,\), the shape of rewards$"),
+    (lambda: fa.gae(V[:3], V, F[:3], next_values=V[:3]), ValueError, r"expected \(3,\), the shape of rewards$"),
+    (lambda: fa.gae(1.0, V[:1], F[:1]), ValueError, r"expected \(\), the shape of rewards$"),
+    (lambda: buffer_of(1.0, 0.5, values=[0.5, 0.6]), ValueError, "values has 2 numbers of 1 steps; take the last off"),
     # sequences
     (lambda: fa.sequence_log_probs(V), ValueError, r"logp has shape \(4,\); expected \(batch, length\)"),
     (lambda: fa.sequence_log_probs(V, cu_seqlens=[1, 4]), ValueError, "cu_seqlens starts with 1; expected 0"),
@@ -282,6 +300,23 @@ def test_shapes_are_kept(backend):
     assert fa.token_log_probs(np.zeros(4), np.int64(2), backend=backend).logp.shape == ()
     scalar = fa.kl_estimate(np.float64(-1), np.float64(-2), estimator="k1", backend=backend).value
     assert scalar.shape == () and scalar == 1
+
+
+@pytest.mark.parametrize("layout", ["TN", "NT"])
+def test_what_is_said_of_values_of_one_step_more_is_right(backend, layout):
+    """As the definition makes of them: V′ₜ = values[t + 1], the last one too."""
+    rng = np.random.default_rng(1)
+    rewards, values, ends = rng.standard_normal((5, 3)), rng.standard_normal((6, 3)), rng.random((5, 3)) < 0.3
+    want = fa.gae(rewards, values[:-1], ends, next_values=values[1:], backend="numpy")
+    if layout == "NT":
+        rewards, values, ends = rewards.T, values.T, ends.T
+    with pytest.raises(ValueError, match="pass values") as refused:
+        fa.gae(rewards, values, ends, layout=layout, backend=backend)
+    first, last = re.findall(r"values(\[.*?\])", str(refused.value))
+    given, after = eval(f"x{first}", {"x": values}), eval(f"x{last}", {"x": values})
+    got = fa.gae(rewards, given, ends, last_values=after, layout=layout, backend=backend)
+    for g, w in zip(got, want, strict=True):
+        np.testing.assert_allclose(g, w.T if layout == "NT" else w, rtol=1e-12, atol=1e-14)
 
 
 def test_ints_of_every_width_are_tokens(backend):
