@@ -94,7 +94,8 @@ class Source:
 
     def spread(self, values: np.ndarray) -> np.ndarray:
         """In the shape of the tokens again; 0 where masked."""
-        values = values.astype(self.real, copy=False)
+        with np.errstate(over="ignore"):  # a log-sum-exp in double may be beyond float32
+            values = values.astype(self.real, copy=False)
         if self.index is None:
             return values.reshape(self.lead)
         out = np.zeros(self.rows, self.real)

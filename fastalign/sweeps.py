@@ -20,6 +20,7 @@ from .projection import WIDTH, Blocks, Gradients, Projection, Source, host, real
 # above: three products of 32 whole rows at a time 4.0 s, of 65 2.9, of 366 2.2; four of 1024 x 4000 2.8, and of the
 # blocks that take no more memory than 32 or 65 whole rows 3.25.
 WORTH_KEEPING = 48
+NEAR, SAMPLE = 16.0, 64  # rounded at less than NEAR a logarithm is off by 5e-7 in float32; columns
 FAR = 64.0  # rules.row.row_trusted: beyond, a kernel sums the row again, and here it would see a part of it
 
 
@@ -96,56 +97,72 @@ def forward(linear: Linear, side: Side, entropy: bool) -> tuple[np.ndarray, np.n
     for a, b in parts:
         hidden, ids = side.rows.take(a, b), side.ids[a:b]
         here, total = (np.empty(b - a, projection.real) for _ in range(2))
-        own, home, sums = np.zeros(b - a), np.zeros(b - a, np.int64), np.empty((len(blocks), b - a))
-        spreads = np.empty(sums.shape, projection.real) if entropy else None
+        own, home, sums = np.zeros(b - a), np.zeros(b - a, np.int64), np.empty((2, len(blocks), b - a))
+        spreads = np.empty(sums.shape[1:], projection.real) if entropy else None
         for k, (s, e) in enumerate(blocks):
             tile = projection.logits(hidden, s, e, memory)
             local, inside = _local(ids, s, e)
             third = None if spreads is None else spreads[k]
+            if len(blocks) > 1:
+                local[~inside] = tile[~inside, :SAMPLE].argmax(axis=1)
             linear.engine.rows("row_forward", tile, linear.kind, local, None, linear.scale, here, total, third)
             own[inside], home[inside] = here[inside], k
-            if len(blocks) == 1:
-                sums[k] = total
-            else:
-                sums[k] = _precise(total, here, tile[np.arange(b - a), local].astype(np.float64) * linear.scale)
-        logp[a:b], lse[a:b], h = merged(sums, own, home, spreads)
+            sums[0, k], sums[1, k] = (0.0, total) if len(blocks) == 1 else _precise(linear, tile, local, here, total)
+        logp[a:b], lse[a:b], h = merged(sums[0], sums[1], linear.scale, own, home, spreads)
         if spread is not None:
             spread[a:b] = h
     return logp, lse, spread
 
 
-def _precise(lse: np.ndarray, logp: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """log-sum-exps of blocks, also as z − logp of some logit, in double, where that was rounded at a smaller number.
+def _precise(linear: Linear, tile: np.ndarray, local: np.ndarray, logp: np.ndarray, lse: np.ndarray) -> tuple[Any, Any]:
+    """(logit, lse − z), in double, of a logit of each of a block's rows, from what a kernel made of columns ``local``.
 
-    At 3000 the half of float32's last digit is 1e-4, which would be the error of a block's share of the probability.
+    At 3000 the half of float32's last digit is 1e-4, which would be the error of the block's share of the probability;
+    so lse − z is −logp of that logit, or lse itself and z 0, whichever was rounded at a smaller number.  The token may
+    lie far below, as the largest of a few columns may, or be −∞: then the block is summed again for its largest logit,
+    whose −logp is at most the log of the block's length.
     """
-    return np.where(np.abs(logp) < np.abs(lse), z - logp.astype(np.float64), lse)
+    row = np.arange(len(tile))
+    small = np.abs(logp) < np.abs(lse)
+    base, rest = np.where(small, tile[row, local], 0.0).astype(np.float64), np.where(small, -logp, lse)
+    far = (np.abs(rest) > NEAR) & ~np.isnan(logp)
+    if far.any():
+        top, best, again = tile.argmax(axis=1), np.empty_like(logp), np.empty_like(lse)
+        linear.engine.rows("row_forward", tile, linear.kind, top, far.view(np.uint8), linear.scale, best, again, None)
+        base[far], rest[far] = tile[row, top][far], -best[far]
+    return base, rest
 
 
-def merged(sums: np.ndarray, own: np.ndarray, home: np.ndarray, spreads: np.ndarray | None) -> tuple[Any, Any, Any]:
-    """(logp, lse, H) of rows from those of their blocks: ``sums`` the log-sum-exps and ``spreads`` the entropies,
-    [blocks, rows], ``own`` the token's log-probability within its block, ``home``.
+def merged(
+    base: np.ndarray, rest: np.ndarray, scale: float, own: np.ndarray, home: np.ndarray, spreads: np.ndarray | None
+) -> tuple[Any, Any, Any]:
+    """(logp, lse, H) of rows from those of their blocks: base · scale + ``rest`` the log-sum-exps and ``spreads`` the
+    entropies, [blocks, rows], ``own`` the token's log-probability within its block, ``home``.
 
     lse = log Σ exp lse_b,   logp = own + log P_home,   H = Σ P_b (H_b − log P_b),   log P_b = lse_b − lse
 
     Nothing cancels: log P of the largest block is −log1p of what the others have, and no term of H is negative.
     """
-    if len(sums) == 1:
-        return own, sums[0], None if spreads is None else spreads[0]
-    top, row = np.argmax(sums, axis=0), np.arange(sums.shape[1])  # a NaN counts as the largest
-    peak = sums[top, row]
+    if len(base) == 1:
+        return own, base[0] * scale + rest[0], None if spreads is None else spreads[0]
+    log_p, row = base * scale, np.arange(base.shape[1])
+    log_p += rest
+    top = np.argmax(log_p, axis=0)  # a NaN counts as the largest
+    peak = log_p[top, row]
     sound = np.isfinite(peak)
-    log_p = sums - np.where(sound, peak, 0.0)
-    mass = np.exp(log_p)
-    mass[top, row] = 0.0
-    rest = np.log1p(mass.sum(axis=0))
-    log_p -= rest
-    logp = np.where(sums[home, row] == -np.inf, -np.inf, own + log_p[home, row])  # there own is NaN
+    log_p = base - base[top, row]
+    log_p *= scale
+    log_p += rest - np.where(sound, rest[top, row], 0.0)
+    p = np.exp(log_p)
+    p[top, row] = 0.0
+    others = np.log1p(p.sum(axis=0))
+    log_p -= others
+    logp = np.where(rest[home, row] == -np.inf, -np.inf, own + log_p[home, row])  # there own is NaN
     h = None
     if spreads is not None:
         p = np.exp(log_p)
         h = np.where(sound, np.where(p > 0, p * (spreads - log_p), 0.0).sum(axis=0), np.nan)
-    return np.where(sound, logp, np.nan), np.where(sound, peak + rest, peak), h
+    return np.where(sound, logp, np.nan), np.where(sound, peak + others, peak), h
 
 
 def _local(ids: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:

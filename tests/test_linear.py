@@ -27,6 +27,7 @@ def width(request, monkeypatch):
     """Five blocks of the vocabulary and an odd rest, or none."""
     if request.param == "blocks":
         monkeypatch.setattr(sweeps, "WIDTH", 32)
+        monkeypatch.setattr(sweeps, "SAMPLE", 8)
     return request.param
 
 
@@ -80,6 +81,41 @@ def test_log_probs_are_those_of_the_logits(backend, width, max_bytes, dtype, off
         close(g, w, scale=max(10, 2 * offset))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("offset", [-3000.0, 0.0, 20.0, 3000.0])
+@pytest.mark.parametrize("low", [-100.0, -6000.0, -np.inf])
+def test_a_block_is_summed_as_exactly_as_a_row(backend, width, dtype, offset, low):
+    """Whatever its first columns, of which some stand in for a token elsewhere, and its token's logit are."""
+    hidden, weight, tokens, bias = inputs(dtype)
+    hidden, one = hidden @ weight.T, np.eye(VOCABULARY, dtype=dtype)  # logits whose product rounds nothing
+    columns = np.arange(VOCABULARY)
+    bias[np.isin(columns, tokens[::2])] += dtype(low)
+    bias += dtype(offset)
+    for first in (1, 20):
+        bias[columns % sweeps.WIDTH < first] += dtype(low)
+        logits = hidden + bias
+        exact = token_log_probs(logits.astype(np.float64), tokens, entropy=True, backend="numpy")
+        row = token_log_probs(logits, tokens, entropy=True, backend=backend)
+        got = linear_log_probs(hidden, one, tokens, bias, entropy=True, backend=backend)
+        for g, r, x in zip(got[:3], row[:3], exact[:3], strict=True):
+            sound = np.isfinite(x)
+            np.testing.assert_array_equal(np.isfinite(g), sound)
+            scale = np.maximum(1, np.abs(x[sound]))
+            off, allowed = (np.abs((y[sound].astype(np.float64) - x[sound]) / scale).max(initial=0) for y in (g, r))
+            assert off <= allowed + 4 * np.finfo(dtype).eps
+
+
+def test_logits_beyond_the_largest_number_once_scaled(backend, width):
+    """As whole rows: a block whose first columns are −∞ as well; and no warning."""
+    bias = np.zeros(VOCABULARY, np.float32)
+    bias[:40] = -np.inf
+    bias[[50, 140]] = 3e38
+    hidden, weight = np.zeros((2, 1), np.float32), np.zeros((VOCABULARY, 1), np.float32)
+    got = linear_log_probs(hidden, weight, [50, 60], bias, temperature=0.5, backend=backend)
+    np.testing.assert_allclose(got.logp, [-np.log(2), -np.inf], rtol=1e-6)
+    assert (got.lse == np.inf).all()
+
+
 def test_a_sure_token_keeps_its_digits(backend, width):
     """A log-probability near 0 is not the difference of two large numbers: the last digit of 420 is 6e-14."""
     hidden, weight, _, bias = inputs(np.float64, 2)
@@ -94,11 +130,11 @@ def test_a_sure_token_keeps_its_digits(backend, width):
 
 def test_what_is_left_of_certainty_keeps_its_digits():
     """Of two blocks, whose log-sum-exps are 50 apart, in nats."""
-    sums, one = np.array([[350.0], [400.0]]), np.ones(1, np.int64)
-    logp, lse, h = sweeps.merged(sums, np.zeros(1), one, np.array([[0.0], [0.0]]))
+    base, rest, one = np.array([[700.0], [0.0]]), np.array([[0.0], [400.0]]), np.ones(1, np.int64)
+    logp, lse, h = sweeps.merged(base, rest, 0.5, np.zeros(1), one, np.array([[0.0], [0.0]]))
     assert logp[0] == pytest.approx(-np.exp(-50), rel=1e-14) and lse[0] == 400
     assert h[0] == pytest.approx(51 * np.exp(-50), rel=1e-14)
-    assert sweeps.merged(sums, np.zeros(1), 0 * one, None)[0][0] == -50
+    assert sweeps.merged(base, rest, 0.5, np.zeros(1), 0 * one, None)[0][0] == -50
 
 
 @pytest.mark.parametrize("max_bytes", BYTES)
