@@ -14,7 +14,7 @@ from .arrays import Array
 from .dispatch import Engine, choose, extension
 from .elementwise import kept_count
 from .log_probs import countable, prepare
-from .policy import RATES, policy_options, policy_result
+from .policy import RATES, entropy_weight, policy_options, policy_result
 from .policy_rows import Rows
 from .preference import preference_loss
 from .sequences import checked_references, reduce_sequences
@@ -76,8 +76,8 @@ def policy_loss_from_logits(
             return done
     engine = choose(backend, logits, tokens, old_log_probs, advantages)
     options = policy_options(loss_type, clip_low, clip_high, log_ratio_clamp, aggregation)
-    coef = arrays.number("entropy_coef", entropy_coef)
     rows, ids, kept, scale = prepare(logits, "tokens", tokens, temperature, mask, ignore_index)
+    coef = entropy_weight(entropy_coef, rows.real)
     shape, flat = rows.shape[:-1], (rows.rows,)
     both = arrays.reals(old_log_probs=old_log_probs, advantages=advantages)
     if both[0].shape != shape:  # reals has seen to it that they are alike

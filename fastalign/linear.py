@@ -9,7 +9,7 @@ from . import arrays
 from .arrays import Array
 from .dispatch import fold
 from .log_probs import TokenLogProbs
-from .policy import policy_options, policy_result
+from .policy import entropy_weight, policy_options, policy_result
 from .preference import preference_loss
 from .projection import MAX_BYTES, Gradients, host
 from .rules import FAMILIES
@@ -189,8 +189,8 @@ def linear_policy_loss(
     (-0.181757, [[-0.0778, -0.1283], [0.1104, -0.2208]])
     """
     options = policy_options(loss_type, clip_low, clip_high, log_ratio_clamp, aggregation)
-    coef = arrays.number("entropy_coef", entropy_coef)
     linear, (h,) = prepare_linear(weight, bias, temperature, max_bytes, backend, hidden=hidden)
+    coef = entropy_weight(entropy_coef, linear.projection.real)
     side = prepare_side(linear, h, tokens, mask, ignore_index)
     rows, real = side.rows, linear.projection.real
     others = rows.values("old_log_probs", old_log_probs), rows.values("advantages", advantages)

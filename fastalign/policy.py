@@ -3,6 +3,8 @@
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from . import arrays
 from .arrays import Array
 from .elementwise import Rule, Rules, mean_or_sum, metrics_of
@@ -80,6 +82,12 @@ def policy_options(
     high = low if clip_high is None else arrays.number("clip_high", clip_high, 0.0)
     bound = math.inf if log_ratio_clamp is None else arrays.number("log_ratio_clamp", log_ratio_clamp, 0.0, above=True)
     return PolicyOptions(loss_type, (low, high, bound), mean)
+
+
+def entropy_weight(entropy_coef: float, real: np.dtype) -> float:
+    """Checked: a number of that dtype, as the gradient that a row is given has to be."""
+    most = float(np.finfo(real).max)
+    return arrays.number("entropy_coef", entropy_coef, -most, most)
 
 
 @Rules

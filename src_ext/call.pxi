@@ -12,7 +12,7 @@ cdef class Call:
     cdef const fa_kind *kind
     cdef double[FA_PARAMS] params
     cdef double weight
-    cdef bint mean
+    cdef bint mean, wide
     cdef int options, required, wanted
     cdef tuple rates
     cdef int[FA_RESULTS] tally
@@ -26,6 +26,7 @@ cdef class Call:
             raise ValueError(f"{family}_{kind} has no such options or results")
         for k, number in enumerate(options):
             self.params[k] = number
+        self.wide = not (fa_single_holds(self.params, self.options) and fa_single_holds(&self.weight, 1))
         if rates is not None:
             self.rates = tuple([name for name, _ in rates])
             for k, (_, tally) in enumerate(rates):
@@ -46,6 +47,7 @@ cdef class Call:
         if first.type not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE):
             return None
         work.kind, work.single, work.mask, n = self.kind, first.type == cnp.NPY_FLOAT, NULL, first.size
+        work.wide = self.wide
         if mask is not None:
             counts = flags_of(mask, &first, &kept)
             if counts is None:

@@ -27,7 +27,7 @@ cdef extern from "rules.h" nogil:
         int inputs, outputs, sums, peaks
     ctypedef struct fa_pointwise:
         const fa_kind *kind
-        int single
+        int single, wide
         const void *in_ "in"[FA_INPUTS]
         const unsigned char *mask
         void *out[FA_RESULTS]
@@ -42,6 +42,7 @@ cdef extern from "rules.h" nogil:
     void fa_buffered_double(const fa_pointwise *work, fa_buffers_double *given, Py_ssize_t n,
                             double (*lanes)[FA_LANES]) noexcept
     double fa_peak(double a, double b) noexcept
+    bint fa_single_holds(const double *p, int n) noexcept
     ptrdiff_t fa_kept(const unsigned char *mask, ptrdiff_t n) noexcept
     void fa_masks_begin() noexcept
 
@@ -317,6 +318,7 @@ def pointwise(str family, str kind, tuple inputs, const unsigned char[::1] mask,
         work.out[k] = writable(outputs[k])
     for k in range(len(params)):
         work.p[k] = params[k]
+    work.wide = not fa_single_holds(work.p, <int> len(params))
     share_elements(&work, n, &partials[0, 0], pool.parts(n, FA_BLOCK, n))
 
 

@@ -62,6 +62,7 @@ typedef struct {
 typedef struct {
     const fa_kind *kind;
     int single; /* the arrays are float32 */
+    int wide;   /* and some option is not for float: all is computed in double */
     const void *in[FA_INPUTS];
     const unsigned char *mask; /* NULL: everything counts */
     void *out[FA_RESULTS];     /* NULL: not wanted */
@@ -99,6 +100,15 @@ FA_INLINE void fa_fold(const fa_kind *kind, double lanes[][FA_LANES], double *ta
             FA_HALVES(v, fa_peak);
         tallies[k] = v[0];
     }
+}
+
+/* As fastalign.backends.single_holds. */
+FA_INLINE int fa_single_holds(const double *p, int n)
+{
+    for (int k = 0; k < n; k++)
+        if (p[k] != 0.0 && fabs(p[k]) != (double)INFINITY && !(fabs(p[k]) >= 0x1p-100 && fabs(p[k]) <= 0x1p100))
+            return 0;
+    return 1;
 }
 
 /* How many of n elements count. */
@@ -258,7 +268,7 @@ static FA_UNUSED void fa_pointwise_run(const fa_pointwise *w, ptrdiff_t n, doubl
 {
     if (!w->single)
         fa_run_double(w, n, partials);
-    else if (w->kind->narrow)
+    else if (w->kind->narrow && !w->wide)
         fa_run_single(w, n, partials);
     else
         fa_run_widened(w, n, partials);

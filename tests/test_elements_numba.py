@@ -24,7 +24,7 @@ def kernels(monkeypatch, rule, dtype):
 
     for letter in "yz":
         monkeypatch.setattr(elements, "vector_registers", lambda letter=letter: letter)
-        yield elements.pointwise_kernel.__wrapped__(*rule, dtype)
+        yield elements.pointwise_kernel.__wrapped__(*rule, dtype, False)
 
 
 def walked(kernel, prefix, x, mask):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import usable
 
+import fastalign
 from fastalign.backends import cython_cpu
 from fastalign.binding import FAMILIES, Binding, family
 from fastalign.rules import SINGLE
@@ -38,7 +39,7 @@ def outputs(core, prefix, kind, columns):
     return out
 
 
-def walker(isa):
+def build_of(isa):
     """A build of the extension, or Numba."""
     if isa == "numba":
         usable("numba")
@@ -56,7 +57,7 @@ def test_all_of_them_exist():
 @pytest.mark.parametrize("isa", cython_cpu.ISAS)
 @pytest.mark.parametrize("name", sorted(SINGLE))
 def test_within_four_eps_for_inputs_within_a_rounding(isa, name):
-    core = walker(isa)
+    core = build_of(isa)
     prefix, kind = name.split("_", 1)
     columns = arguments(prefix, kind)
     got = outputs(core, prefix, kind, columns)
@@ -86,12 +87,77 @@ def test_what_is_not_one_of_them_is_computed_in_double():
     assert value[0] == pytest.approx(d * d / 2 + d**3 / 6, rel=2 * EPS)
 
 
+def extremes(count):
+    """Log-probabilities, some of them equal, and scores: arrays of float32 and the same in float64."""
+    rng = np.random.default_rng(count)
+    x = (rng.standard_normal((4, count)) * 3 - 5).astype(np.float32)
+    x[:, ::3] = x[0, ::3]
+    return x, x.astype(np.float64)
+
+
+def losses(x, option, value, backend):
+    """Every call that ``option`` is one of."""
+    given = {option: value, "backend": backend}
+    mask = np.arange(x.shape[1]) % 5 != 1
+    if option in ("beta", "label_smoothing"):
+        r = fastalign.preference_loss(*x, **given)
+        trained = fastalign.DPOTrainer(**given).compute_loss(*x)
+        return [*r[:5], *r.metrics.values(), trained[0], *trained[1].values(), *trained[2:]]
+    if option == "center_coef":
+        return fastalign.reward_model_loss(x[0], x[1], margin=x[2], **given)
+    if option == "clip_ratio":
+        return fastalign.ppo_loss(*x[:3], mask=mask, **given)
+    if option == "kl_coef":
+        kinds = family("kl")
+        return [fastalign.kl_penalty_reward(x[0], x[1], estimator=kind, mask=mask, **given) for kind in kinds]
+    found = [fastalign.policy_loss(*x[:3], mask=m, aggregation=a, **given) for m in (None, mask) for a in TOKENS]
+    return [y for r in found for y in (*r[:2], *r.metrics.values())]
+
+
+TOKENS = "token_mean", "token_sum"
+WHERE = [
+    *((option, value) for option in ("beta", "center_coef", "kl_coef") for value in (1e39, 1e-50)),
+    *((option, 1e39) for option in ("clip_ratio", "clip_low", "clip_high", "log_ratio_clamp")),
+    *((option, 1e-50) for option in ("clip_low", "log_ratio_clamp", "label_smoothing")),
+    *(("kl_coef", value) for value in (-1e39, 3e38, 1e300)),
+]
+
+
+@pytest.mark.parametrize("count", [1, 37, 5000])
+@pytest.mark.parametrize("option, value", WHERE)
+def test_an_option_beyond_float32_is_taken_in_double(walker, option, value, count):
+    """In float32 it would be infinite, and times 0 no number, or 0: such a call is that of float64, rounded once."""
+    single, double = extremes(count)
+    if option == "log_ratio_clamp":
+        single[0, 0], double[0, 0] = math.inf, math.inf
+    got, want = losses(single, option, value, walker), losses(double, option, value, "numpy")
+    for g, w in zip(got, want, strict=True):
+        if isinstance(w, float):
+            assert g == pytest.approx(w, rel=1e-12, abs=1e-12 * min(value, 1), nan_ok=True)
+        else:
+            assert g.dtype == np.float32
+            with np.errstate(over="ignore", under="ignore"):
+                np.testing.assert_array_max_ulp(g, w.astype(np.float32), 1)
+
+
+def test_an_entropy_coefficient_is_a_number_of_the_rows_dtype(backend):
+    x, one = np.zeros((2, 3), np.float32), np.zeros(2, np.float32)
+    for fused in (
+        lambda x, c: fastalign.policy_loss_from_logits(x, [0, 1], one, one, entropy_coef=c, backend=backend),
+        lambda x, c: fastalign.linear_policy_loss(x, np.eye(3, dtype=x.dtype), [0, 1], one, one, entropy_coef=c),
+    ):
+        for c in (1e39, -1e39):
+            with pytest.raises(ValueError, match=r"entropy_coef is -?1e\+39; expected a finite number in \[-3.402"):
+                fused(x, c)
+        assert fused(x.astype(np.float64), 1e39).loss == pytest.approx(-1e39 * math.log(3))
+
+
 @pytest.mark.parametrize("isa", [*cython_cpu.ISAS, "numba"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("most", [0.5, 20.0, 86.9, 87.0, 87.1, 88.7, 707.9, 708.0, 709.7, math.inf])
 def test_log_ratios_up_to_any_bound(isa, dtype, most):
     """Up to 87 and 708 exp needs no bounds of its own, and is not given any."""
-    core = walker(isa)
+    core = build_of(isa)
     reach = min(most, 86.0 if dtype == np.float32 else 700.0)
     ends = [0.0, -0.0, 1e-30, reach, -reach, -math.inf, -most, -reach * 1.01]
     d = np.concatenate([np.linspace(-1000, reach, 30), ends])

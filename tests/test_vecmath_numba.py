@@ -131,7 +131,7 @@ def test_the_loop_of_a_rule_is_vectorised(prefix, kind, dtype):
     from fastalign.backends.numba_cpu.elements import pointwise_kernel
     from fastalign.rules import SINGLE
 
-    text = "\n".join(pointwise_kernel(prefix, kind, dtype).inspect_asm().values())
+    text = "\n".join(pointwise_kernel(prefix, kind, dtype, False).inspect_asm().values())
     single = dtype == "float32" and f"{prefix}_{kind}" in SINGLE
     packed = len(re.findall(r"\bv?(?:mul|add|sub|fn?m(?:add|sub)\d+)p" + ("s" if single else "d"), text))
     scalar = len(re.findall(r"\bv?(?:mul|add|sub|fn?m(?:add|sub)\d+)s[sd]", text))

@@ -57,9 +57,17 @@ k·BLOCK … (k+1)·BLOCK − 1, so that sums do not depend on how the work was 
 ``few`` rows each.
 """
 
+import math
+
 BLOCK = 4096
 CUT = 1 << 18  # columns: 262,144
 PART = 7  # numbers that describe one part
+
+
+def single_holds(params: tuple[float, ...]) -> bool:
+    """Whether a rule may be walked in float32 with these options: 0, ∞, or so far from the ends of float32 that neither
+    they nor their products with arrays of any use are infinite there, or lose digits."""
+    return all([x == 0.0 or abs(x) == math.inf or 2.0**-100 <= abs(x) <= 2.0**100 for x in params])
 
 
 def row_units(shape: tuple[int, ...]) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import BLOCK
+from . import BLOCK, single_holds
 from .reference_scan import scan
 
 __all__ = ["scan"]
@@ -150,11 +150,13 @@ def pointwise(
     if (family, kind) not in FORMULAS:
         raise NotImplementedError(f"fastalign/backends/reference.py has no formula for {family}_{kind}")
     frame, rule = FRAMES[family], FORMULAS[family, kind]
+    real = inputs[0].dtype if single_holds(params) else np.dtype(np.float64)
     with np.errstate(all="ignore"):
         for k in range(len(partials)):
             at = slice(k * BLOCK, (k + 1) * BLOCK)
             kept = slice(None) if mask is None else mask[at] != 0
-            results, partials[k] = frame(rule, *(x[at][kept] for x in inputs), *params)
+            some = [x[at][kept].astype(real, copy=False) for x in inputs]
+            results, partials[k] = frame(rule, *some, *params)
             for out, result in zip(outputs, results, strict=True):
                 if out.size:
                     if mask is not None:
@@ -182,8 +184,8 @@ def _dpo(h_w: Array, h_l: Array, beta: float, eps: float) -> tuple[Array, Array,
 def _pair_frame(f: Any, pc: Array, pr: Array, rc: Array, rr: Array, beta: float, eps: float, weight: float) -> Any:
     h_w, h_l = pc - rc, pr - rr
     loss, d_w, d_l = f(h_w, h_l, beta, eps)
-    won, lost = beta * h_w, beta * h_l
-    sums = [total(loss), total(won), total(lost), np.count_nonzero(won > lost), total(won - lost)]
+    won, lost, margin = beta * h_w, beta * h_l, beta * (h_w - h_l)
+    sums = [total(loss), total(won), total(lost), np.count_nonzero(margin > 0), total(margin)]
     return (weight * d_w, weight * d_l, won, lost), sums
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numba import config
 
 from ...binding import FAMILIES, family
-from .. import PART, row_units
+from .. import PART, row_units, single_holds
 from . import whole as whole
 from .calls import pointwise_ready as pointwise_ready
 from .elements import pointwise_kernel
@@ -82,8 +82,10 @@ def pointwise(
     name: str, kind: str, inputs: tuple[Array, ...], mask: Any, params: Any, outputs: Any, partials: Array
 ) -> None:
     mask = NOTHING["uint8"] if mask is None else mask
-    kernel = pointwise_kernel(name, kind, DTYPES[inputs[0].dtype.char])
-    kernel(inputs, mask, tuple(map(float, params)), outputs, partials)
+    dtype = DTYPES[inputs[0].dtype.char]
+    kernel = pointwise_kernel(name, kind, dtype, dtype == "float32" and not single_holds(params))
+    params = tuple(map(float, params))
+    kernel(inputs, mask, params, outputs, partials)
 
 
 def scan(
@@ -153,7 +155,7 @@ def warmup() -> None:
     for real in ("float32", "float64"):
         for name in FAMILIES:
             for kind in family(name):
-                pointwise_kernel(name, kind, real)
+                pointwise_kernel(name, kind, real, False)
         for kind in family("scan"):
             for loop in (sweep, along, walk):
                 scan_kernel(loop, kind, real, loop is walk or kind == "gae")

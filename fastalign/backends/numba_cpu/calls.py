@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...binding import FAMILIES
-from .. import BLOCK
+from .. import BLOCK, single_holds
 from .elements import folding_kernel, pointwise_kernel
 
 Array = np.ndarray
@@ -25,7 +25,9 @@ def pointwise_ready(rule: Any) -> Callable[[tuple[Any, ...], Any, Any], Any]:
     """What takes the whole call of a rule of elementwise.py, as src_ext/call.pxi does, by one thread."""
     family, kind, wanted = rule.family, rule.kind, rule.wanted
     tallies, spare = FAMILIES[family].tallies, len(FAMILIES[family].outputs) - wanted
+    kernels: dict[str, Any] = {}
     options, weight = tuple(map(float, rule.options)), rule.weight
+    wide = not single_holds((*options, 1.0 if weight is None else weight))
 
     def ready(given: tuple[Any, ...], mask: Any, out: Any) -> Any:
         first = given[0]
@@ -49,7 +51,10 @@ def pointwise_ready(rule: Any) -> Callable[[tuple[Any, ...], Any, Any], Any]:
         written = outputs if len(shape) == 1 else tuple([x.reshape(-1) for x in outputs])
         partials = np.empty((-(-size // BLOCK), tallies))
         params, nothing = (*options, 1.0 / n if weight is None else float(weight)), (np.empty(0, dtype),) * spare
-        pointwise_kernel(family, kind, real)(inputs, kept, params, written + nothing, partials)
+        kernel = kernels.get(real)
+        if kernel is None:
+            kernel = kernels[real] = pointwise_kernel(family, kind, real, wide and real == "float32")
+        kernel(inputs, kept, params, written + nothing, partials)
         if size > BLOCK:
             folding_kernel()(partials, len(FAMILIES[family].sums))
         return rule.returned(partials[0].tolist(), n, outputs)

@@ -194,11 +194,11 @@ def _step(family: str, kind: str, number: Any, name: str, free: dict[str, Any], 
 
 
 @cache
-def pointwise_kernel(family: str, kind: str, dtype: str) -> Any:
-    """The compiled loop for one rule and one dtype of arrays."""
+def pointwise_kernel(family: str, kind: str, dtype: str, wide: bool) -> Any:
+    """The compiled loop for one rule and one dtype of arrays; ``wide``: in double, whatever the rule and the dtype."""
     shape = FAMILIES[family]
-    number = np.dtype(dtype if f"{family}_{kind}" in SINGLE else "float64").type
-    name = f"{family}_{kind}_{dtype}"
+    number = np.dtype(dtype if f"{family}_{kind}" in SINGLE and not wide else "float64").type
+    name = f"{family}_{kind}_{dtype}{'_wide' * wide}"
     sums, nothing = len(shape.sums), (number(0.0),) * len(shape.sums) + (number(-np.inf),) * len(shape.peaks)
     free = _moves(dtype) | {
         "zero": number(0.0),
