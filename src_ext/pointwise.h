@@ -264,13 +264,45 @@ static FA_UNUSED void fa_masks_begin(void)
 #define NAME(stem) stem##_widened
 #include "pointwise_body.h"
 
+/* Blocks whose sums are beyond float, as their means need not be, again in double: the tallies, and what of the outputs
+ * is not finite; of a NaN or an infinity that was given it stays so.  All else keeps its bits, whatever is beside it. */
+static FA_APART void fa_beyond_single(const fa_pointwise *w, ptrdiff_t n, double *partials)
+{
+    const fa_kind *kind = w->kind;
+    for (ptrdiff_t at = 0; at < n; at += FA_BLOCK, partials += kind->sums + kind->peaks) {
+        const ptrdiff_t end = n - at < FA_BLOCK ? n : at + FA_BLOCK;
+        fa_pointwise some = *w;
+        float y[FA_RESULTS][FA_TILE];
+        double tallies[FA_RESULTS];
+        int within = 1;
+        for (int k = 0; k < kind->sums; k++) within &= fabs(partials[k]) < (double)INFINITY;
+        if (within) continue;
+        for (int k = 0; k < kind->sums + kind->peaks; k++) partials[k] = k < kind->sums ? 0.0 : -(double)INFINITY;
+        for (ptrdiff_t start = at; start < end; start += FA_TILE) {
+            const ptrdiff_t m = end - start < FA_TILE ? end - start : FA_TILE;
+            for (int c = 0; c < kind->inputs; c++) some.in[c] = (const float *)w->in[c] + start;
+            for (int c = 0; c < kind->outputs; c++) some.out[c] = w->out[c] ? y[c] : NULL;
+            some.mask = w->mask ? w->mask + start : NULL;
+            fa_run_widened(&some, m, tallies);
+            for (int k = 0; k < kind->sums + kind->peaks; k++)
+                partials[k] = k < kind->sums ? partials[k] + tallies[k] : fa_peak(partials[k], tallies[k]);
+            for (int c = 0; c < kind->outputs; c++) {
+                float *out = (float *)w->out[c];
+                for (ptrdiff_t i = 0; out && i < m; i++)
+                    if (!(fabsf(out[start + i]) < INFINITY)) out[start + i] = y[c][i];
+            }
+        }
+    }
+}
+
 static FA_UNUSED void fa_pointwise_run(const fa_pointwise *w, ptrdiff_t n, double *partials)
 {
     if (!w->single)
         fa_run_double(w, n, partials);
-    else if (w->kind->narrow && !w->wide)
+    else if (w->kind->narrow && !w->wide) {
         fa_run_single(w, n, partials);
-    else
+        fa_beyond_single(w, n, partials);
+    } else
         fa_run_widened(w, n, partials);
 }
 

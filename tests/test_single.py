@@ -140,6 +140,42 @@ def test_an_option_beyond_float32_is_taken_in_double(walker, option, value, coun
                 np.testing.assert_array_max_ulp(g, w.astype(np.float32), 1)
 
 
+@pytest.mark.parametrize("count", [1, 40, 600, 4097, 9000])
+@pytest.mark.parametrize("huge", [3e37, 3e38])
+def test_a_mean_of_what_float32_cannot_add_is_no_infinity(walker, count, huge):
+    """Nor is that of elements beyond float32, whose gradients are infinite there; of a NaN or an infinity it stays."""
+    x, wide = extremes(count)
+    for some in (x, wide):
+        some[2, count // 2 :] = np.float32(huge)
+    mask = np.arange(count) % 7 != 1
+
+    def found(x, backend):
+        two, named = np.stack([x[0], x[2]]), {"backend": backend}
+        results = [
+            fastalign.policy_loss(x[0], x[1], x[2], **named),
+            fastalign.policy_loss(x[0], x[1], -x[2], mask=mask, **named),
+            fastalign.policy_loss(x[0] + 100, x[1], x[3], log_ratio_clamp=None, aggregation="token_sum", **named),
+            fastalign.preference_loss(-two, two, **named),
+            fastalign.preference_loss(two, -two, label_smoothing=0.2, **named),
+        ]
+        losses = [y for r in results for y in (r.loss, *r.metrics.values())]
+        losses += [fastalign.kl_divergence(0 * x[0], -x[2], **named), fastalign.kl_divergence(0 * x[0], x[2], **named)]
+        losses.append(fastalign.reward_model_loss(x[0], x[2], center_coef=0.1, **named)[0])
+        return losses, [r[1] for r in results]
+
+    (losses, slopes), (exact, want) = found(x, walker), found(wide, "numpy")
+    assert np.isfinite(exact).all()
+    np.testing.assert_allclose(losses, exact, rtol=3e-5)
+    for g, w in zip(slopes, want, strict=True):
+        with np.errstate(over="ignore"):
+            np.testing.assert_allclose(g, w.astype(np.float32), rtol=1e-4)
+    for bad in (math.nan, math.inf, -math.inf):
+        x[2, -1] = wide[2, -1] = bad
+        np.testing.assert_array_equal(
+            fastalign.policy_loss(*x[:3], backend=walker).loss, fastalign.policy_loss(*wide[:3], backend="numpy").loss
+        )
+
+
 def test_an_entropy_coefficient_is_a_number_of_the_rows_dtype(backend):
     x, one = np.zeros((2, 3), np.float32), np.zeros(2, np.float32)
     for fused in (

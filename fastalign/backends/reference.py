@@ -157,6 +157,9 @@ def pointwise(
             kept = slice(None) if mask is None else mask[at] != 0
             some = [x[at][kept].astype(real, copy=False) for x in inputs]
             results, partials[k] = frame(rule, *some, *params)
+            if real == np.float32 and not np.isfinite(partials[k]).all():  # beyond it, as a mean need not be
+                exact, partials[k] = frame(rule, *(x.astype(np.float64) for x in some), *params)
+                results = [np.where(np.isfinite(x), x, y) for x, y in zip(results, exact, strict=True)]
             for out, result in zip(outputs, results, strict=True):
                 if out.size:
                     if mask is not None:

@@ -21,7 +21,7 @@ from ...binding import FAMILIES, family
 from .. import PART, row_units, single_holds
 from . import whole as whole
 from .calls import pointwise_ready as pointwise_ready
-from .elements import pointwise_kernel
+from .elements import beyond_single, pointwise_kernel
 from .group import group_kernels
 from .packed import packed_kernel
 from .recurrence import along, scan_kernel, sweep, walk
@@ -86,6 +86,7 @@ def pointwise(
     kernel = pointwise_kernel(name, kind, dtype, dtype == "float32" and not single_holds(params))
     params = tuple(map(float, params))
     kernel(inputs, mask, params, outputs, partials)
+    beyond_single(name, kind, inputs, mask, params, outputs, partials)
 
 
 def scan(

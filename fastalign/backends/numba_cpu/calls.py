@@ -5,6 +5,7 @@ PPO of 64 elements: 6.4 us instead of 15.4, of which the kernel takes 0.8; of 2^
 caches, 0.2 ms of 2.2 less.
 """
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from ...binding import FAMILIES
 from .. import BLOCK, single_holds
-from .elements import folding_kernel, pointwise_kernel
+from .elements import beyond_single, folding_kernel, pointwise_kernel
 
 Array = np.ndarray
 REALS = {"f": "float32", "d": "float64"}
@@ -25,6 +26,7 @@ def pointwise_ready(rule: Any) -> Callable[[tuple[Any, ...], Any, Any], Any]:
     """What takes the whole call of a rule of elementwise.py, as src_ext/call.pxi does, by one thread."""
     family, kind, wanted = rule.family, rule.kind, rule.wanted
     tallies, spare = FAMILIES[family].tallies, len(FAMILIES[family].outputs) - wanted
+    sums = len(FAMILIES[family].sums)
     kernels: dict[str, Any] = {}
     options, weight = tuple(map(float, rule.options)), rule.weight
     wide = not single_holds((*options, 1.0 if weight is None else weight))
@@ -55,9 +57,12 @@ def pointwise_ready(rule: Any) -> Callable[[tuple[Any, ...], Any, Any], Any]:
         if kernel is None:
             kernel = kernels[real] = pointwise_kernel(family, kind, real, wide and real == "float32")
         kernel(inputs, kept, params, written + nothing, partials)
-        if size > BLOCK:
-            folding_kernel()(partials, len(FAMILIES[family].sums))
-        return rule.returned(partials[0].tolist(), n, outputs)
+        found = partials[0].tolist()
+        if size > BLOCK or not math.isfinite(sum(found[:sums])):
+            beyond_single(family, kind, inputs, kept, params, written + nothing, partials)
+            folding_kernel()(partials, sums)
+            found = partials[0].tolist()
+        return rule.returned(found, n, outputs)
 
     return ready
 

@@ -223,6 +223,24 @@ def pointwise_kernel(family: str, kind: str, dtype: str, wide: bool) -> Any:
     return bind.drive(pointwise_loop, name, jit(signature, fastmath=CONTRACT), **free)
 
 
+def beyond_single(
+    family: str, kind: str, inputs: tuple[np.ndarray, ...], mask: np.ndarray, params: tuple[float, ...],
+    outputs: tuple[np.ndarray, ...], partials: np.ndarray,
+) -> None:  # fmt: skip
+    """Blocks whose sums are beyond float32, as their means need not be, again in double: the tallies, and what of the
+    outputs is not finite.  All else keeps its bits, whatever is beside it."""
+    if inputs[0].dtype != np.float32 or f"{family}_{kind}" not in SINGLE:
+        return
+    beyond = ~np.isfinite(partials[:, : len(FAMILIES[family].sums)])
+    for block in np.flatnonzero(beyond.any(axis=1)).tolist() if beyond.any() else ():
+        at = slice(block * BLOCK, (block + 1) * BLOCK)
+        some, written = (tuple([x[at] for x in arrays]) for arrays in (inputs, outputs))
+        exact = tuple([np.empty_like(x) for x in written])
+        pointwise_kernel(family, kind, "float32", True)(some, mask[at], params, exact, partials[block : block + 1])
+        for x, y in zip(written, exact, strict=True):
+            np.copyto(x, y, where=~np.isfinite(x))
+
+
 def fold(partials, sums):
     """The tallies of all blocks, in the order of the blocks, in the first; as fold of dispatch.py."""
     for block in range(1, partials.shape[0]):
