@@ -12,9 +12,28 @@ from typing import Any
 
 import numpy as np
 
-from .. import CUT
-from .access import fetch, start
+from .. import CUT, PART
+from .access import fetch, get
 from .access import shift as after
+from .brief import (
+    below_peak,
+    brief_bends,
+    brief_states,
+    brief_straight,
+    ended_bends,
+    ended_slopes,
+    fill,
+    give_tokens,
+    is_brief,
+    keep_step,
+    kept_by_loops,
+    row_by_loops,
+    row_by_vectors,
+    row_moments_step,
+    row_sum_step,
+    row_sums_step,
+    straight_step,
+)
 from .compiling import CONTRACT, SUMS, converts, fuses, inlined, jit, lines_ahead, reduces, rules, vector_registers
 from .exponential import (
     F32,
@@ -28,8 +47,8 @@ from .exponential import (
     reduced_apart,
     reduced_fused,
 )
-from .row_loops import backward, fill_parts, first_top, forward, parts_of
-from .slim import is_slim, slim_bends, slim_give, slim_states, slim_take, slope_none, slope_of, together
+from .row_loops import backward, fill_parts, first_top, forward
+from .slim import is_slim, logs, slim_bends, slim_give, slim_states, slim_take, slope_none, slope_of, together
 from .tiles import (
     PAIR,
     bend_step,
@@ -51,7 +70,7 @@ from .tiles import (
     tile_sum,
     tile_sums,
 )
-from .vectors import sweeping
+from .vectors import sweeping, sweeping_rows
 
 # Of what loops call; a way in from Python is a tenth of the time to compile.
 INNER = {"fastmath": CONTRACT, "no_cpython_wrapper": True}
@@ -94,12 +113,12 @@ def sums(x, n, peak, scale, state, spread, moments, near):
     return s / unit, (np.float64(u) - t * (s / unit)) / unit, np.float64(q) / (unit * unit), np.float64(z), near
 
 
-def row_part(row, scale, spread, moments):
+def row_part(row, size, scale, spread, moments):
     total, weighted, squares, linear, most = 0.0, 0.0, 0.0, 0.0, -np.inf
-    peak = tile_max(start(row), min(FIRST, row.size))
+    peak = tile_max(row, min(FIRST, size))
     state, near = level_of(peak, scale), True
-    for at in range(0, row.size, tile):
-        x, n = after(start(row), at), min(tile, row.size - at)
+    for at in range(0, size, tile):
+        x, n = after(row, at), min(tile, size - at)
         if peak == -np.inf:  # nothing yet: relative to 0, what is far below would be nothing too
             peak = tile_max(x, n)
             state = level_of(peak, scale)
@@ -122,15 +141,16 @@ def row_part(row, scale, spread, moments):
                 linear += z
             else:  # an infinity, or just too large for a real
                 for i in range(at, at + n):
-                    linear += np.float64(wide(row[i]))
+                    linear += np.float64(wide(get(row, i)))
             most = max(most, np.float64(tile_max(x, n)))
     if total > 0.5 and total < np.inf:
         return np.float64(peak), total, weighted, squares, linear, most, True
     limit = -np.inf
-    for i in range(row.size):
-        if wide(row[i]) != wide(row[i]):
+    for i in range(size):
+        value = wide(get(row, i))
+        if value != value:
             return np.nan, 1.0, 0.0, 0.0, np.nan, np.nan, False
-        if wide(row[i]) == np.inf:
+        if value == np.inf:
             limit = np.inf
     return limit, 1.0, 0.0, 0.0, linear, limit, False
 
@@ -154,27 +174,30 @@ def merged(a, b, scale):
 
 
 def kept_part(part):
-    return part[0], part[1], part[2], part[3], part[4], part[5], part[6] != 0.0
+    return get(part, 0), get(part, 1), get(part, 2), get(part, 3), get(part, 4), get(part, 5), get(part, 6) != 0.0
 
 
-def row_state(row, scale, spread, moments, parts):
-    """A whole row: from its parts where there are such, else part by part."""
-    state = kept_part(parts[0]) if parts.size else row_part(row[:CUT], scale, spread, moments)
-    for at in range(CUT, row.size, CUT):
-        here = kept_part(parts[at // CUT]) if parts.size else row_part(row[at : at + CUT], scale, spread, moments)
+def row_state(row, size, scale, spread, moments, parts, kept):
+    """A whole row: from its parts where they are kept, else part by part."""
+    state = kept_part(parts) if kept else row_part(row, min(CUT, size), scale, spread, moments)
+    for at in range(CUT, size, CUT):
+        if kept:
+            here = kept_part(after(parts, at // CUT * PART))
+        else:
+            here = row_part(after(row, at), min(CUT, size - at), scale, spread, moments)
         state = merged(state, here, scale)
     return state
 
 
-def write_slopes(row, scale, peak, rest, a, b, c, d, out):
+def write_slopes(row, size, scale, peak, rest, a, b, c, d, out):
     """out = p (a + b log p + c p) + d, with the base where log p = 0, as far as a real can say."""
     near = real(peak + rest / scale)
     base = near if math.isfinite(near) else real(peak)
     left = (np.float64(base) - peak) * scale - rest  # what is left over joins the factors
     f = math.exp(left)
     octaves, slope, bend, square = real(scale * LOG2E), real((a + b * left) * f), real(b * f / LOG2E), real(c * f * f)
-    for at in range(0, row.size, strip):
-        x, n, slopes = after(start(row), at), min(strip, row.size - at), after(start(out), at)
+    for at in range(0, size, strip):
+        x, n, slopes = after(row, at), min(strip, size - at), after(out, at)
         if ahead:
             fetch(x, ahead, strip_bytes)
         if c == 0.0 and d == 0.0:
@@ -241,20 +264,41 @@ def row_kernels(kind: str) -> tuple[Any, Any, Any]:
     world["exp2"] = bind.drive(exp2_float64 if kind == "f64" else exp2_float32, name, inlined, **world)
     for step in (slope_step, bend_step):
         world[step.__name__] = bind.drive(step, kind, inlined, **world)
-    free: dict[str, Any] = summed | vars(bind.rules) | _slim(kind, world)
+    free: dict[str, Any] = summed | vars(bind.rules) | _abreast(kind, world)
     for loop in (
-        tile_max, tile_slopes, tile_bends, plain_sums, level_of, sums, row_part, slim_take, slim_give, together,
-        slim_states, slim_bends, merged, kept_part, row_state, parts_of, first_top, write_slopes,
+        tile_max, tile_slopes, tile_bends, plain_sums, level_of, sums, row_part, merged, kept_part, row_state,
+        first_top, write_slopes,
     ):  # fmt: skip
         free[loop.__name__] = inner(loop, **free)
+    free |= _row_sums(kind, called, world | free)
+    for part in (
+        slim_take, slim_give, together, logs, slim_states, slim_bends, ended_slopes, ended_bends, fill, give_tokens,
+        brief_states, brief_bends, brief_straight,
+    ):  # fmt: skip
+        free[part.__name__] = inner(part, **free)
     return tuple(make(loop, **free) for loop in (forward, backward, fill_parts))
 
 
-def _slim(kind: str, world: dict[str, Any]) -> dict[str, Any]:
-    """What slim.py calls: exponentials of a real and of a double, and a logarithm."""
+def _abreast(kind: str, world: dict[str, Any]) -> dict[str, Any]:
+    """What slim.py and brief.py call: exponentials of a real and of a double, and a logarithm."""
     bind, own, double = rules(), rules("float64" if kind == "f64" else "float32").world, rules().world["math"]
     free = {"fall": own["exp_of_minus"], "power": own["math"].exp, "exp": double.exp, "log": double.log}
     free["zero"] = world["real"](0.0)
-    for part in (is_slim, slope_of, slope_none):
+    free["step"] = 32 if vector_registers() == "z" else 16
+    for part in (is_slim, is_brief, slope_of, slope_none, straight_step):
         free[part.__name__] = bind.drive(part, kind, inlined, **world, **free)
     return free
+
+
+def _row_sums(kind: str, called: str, free: dict[str, Any]) -> dict[str, Any]:
+    """What sums a brief row: by vectors.py, or else by loops, of which only sums may be reassociated."""
+    bind, registers = rules(), sweeps(kind)
+    if registers:
+        swept_row, kept = sweeping_rows(kind, registers, lines_ahead())
+        free = free | {"swept_row": swept_row}
+        return {"swept": bind.drive(row_by_vectors, kind, inlined, **free), "swept_and_kept": kept}
+    free = free | {"below_peak": bind.drive(below_peak, kind, inlined, **free)}
+    for part in (row_sum_step, row_sums_step, row_moments_step, keep_step):
+        free[part.__name__] = bind.drive(part, kind, lambda f: inlined(f, SUMS), **free)
+    swept, kept = (bind.drive(loop, called, jit(**INNER), **free) for loop in (row_by_loops, kept_by_loops))
+    return {"swept": swept, "swept_and_kept": kept}

@@ -1,36 +1,34 @@
-"""The loops over rows, each by itself (row.py) or, of few columns, with its neighbours (slim.py)."""
+"""The loops over rows, each by itself (row.py) or with its neighbours, of few columns (slim.py) or some (brief.py)."""
 
 import math
 
 import numpy as np
 
-from .. import CUT
+from .. import CUT, PART
 from .access import get, product, put, scratch, start
 from .access import shift as after
-from .slim import ABREAST, FATE, LINEAR, OWN, PEAK, REST, SQUARES, TOTAL, WEIGHTED, A, B, C, D
+from .brief import BRIEF, KEPT
+from .slim import ABREAST, ENTROPY, FATE, LINEAR, OWN, PEAK, REST, SQUARES, TOTAL, WEIGHTED, A, B, C, D
 
 
 def fill_parts(logits, mask, scale, spread, moments, parts, first, last):
-    cuts = -(-logits.shape[1] // CUT)
+    columns = logits.shape[1]
+    cuts = -(-columns // CUT)
     for unit in range(first, last):
         r, at = unit // cuts, unit % cuts * CUT
         if mask.size == 0 or mask[r] != 0:
-            here = parts[unit]
-            here[0], here[1], here[2], here[3], here[4], here[5], here[6] = row_part(
-                logits[r, at : at + CUT], scale, spread, moments
-            )
-
-
-def parts_of(parts, r, cuts):
-    return parts[r * cuts : (r + 1) * cuts] if parts.size else parts
+            row = after(start(logits), r * columns + at)
+            part = row_part(row, min(CUT, columns - at), scale, spread, moments)
+            parts[unit, 0], parts[unit, 1], parts[unit, 2], parts[unit, 3] = part[0], part[1], part[2], part[3]
+            parts[unit, 4], parts[unit, 5], parts[unit, 6] = part[4], part[5], part[6]
 
 
 def first_top(row, y, most):
     """Whether element y is the first of the largest; of a row with NaN none is."""
-    if np.float64(wide(row[y])) != most:
+    if np.float64(wide(get(row, y))) != most:
         return False
     for at in range(0, y, tile):
-        if tile_max(after(start(row), at), min(tile, y - at)) >= most:
+        if tile_max(after(row, at), min(tile, y - at)) >= most:
             return False
     return True
 
@@ -39,36 +37,40 @@ def forward(logits, tokens, mask, scale, logp, lse, entropy, sum_p2, mean_logit,
     columns = logits.shape[1]
     cuts = -(-columns // CUT)
     spread, moments = entropy.size > 0, sum_p2.size > 0 or mean_logit.size > 0 or top1.size > 0
-    slim, s = is_slim(columns, scale), scratch(0.0, 1)
+    slim, brief, s = is_slim(columns, scale), is_brief(columns, scale, BRIEF), scratch(0.0, 1)
     for r in range(logits.shape[0]):
-        lane = r % ABREAST
-        if slim and lane == 0:
+        row, lane = after(start(logits), r * columns), r % ABREAST
+        if lane == 0 and (slim or brief):
             rows = min(ABREAST, logits.shape[0] - r)
-            slim_states(after(start(logits), r * columns), columns, rows, scale, spread, moments, s)
+            if slim:
+                slim_states(row, columns, rows, scale, spread, moments, s)
+            else:
+                brief_states(row, columns, rows, scale, spread, moments, after(start(mask), r), mask.size > 0, s)
         kept = mask.size == 0 or mask[r] != 0
         peak, total, weighted, squares, linear, most, sound = 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, True
-        chosen, rest = 0.0, 0.0
+        chosen, rest, h = 0.0, 0.0, 0.0
         if kept:
-            if slim and get(s, TOTAL + lane) >= 1.0:
+            if (slim or brief) and get(s, TOTAL + lane) >= 1.0:
                 peak, total, rest = get(s, PEAK + lane), get(s, TOTAL + lane), get(s, REST + lane)
                 weighted, squares, linear = get(s, WEIGHTED + lane), get(s, SQUARES + lane), get(s, LINEAR + lane)
-                most, sound = peak, True
+                h, most, sound = get(s, ENTROPY + lane), peak, True
             else:
                 peak, total, weighted, squares, linear, most, sound = row_state(
-                    logits[r], scale, spread, moments, parts_of(parts, r, cuts)
+                    row, columns, scale, spread, moments, after(start(parts), r * cuts * PART), parts.size > 0
                 )
                 rest = math.log(total)
-            chosen = np.float64(wide(logits[r, tokens[r]]))
+                h = row_entropy(total, weighted) if spread else 0.0
+            chosen = np.float64(wide(get(row, tokens[r])))
         lse[r] = peak * scale + rest if sound else peak
         logp[r] = (chosen - peak) * scale - rest if sound else np.nan
         if entropy.size:
-            entropy[r] = row_entropy(total, weighted) if sound else np.nan
+            entropy[r] = h if sound else np.nan
         if sum_p2.size:
             sum_p2[r] = row_sum_p2(total, squares) if sound else np.nan
         if mean_logit.size:
             mean_logit[r] = row_mean_logit(linear, np.float64(columns), scale)
         if top1.size:
-            top1[r] = kept and first_top(logits[r], tokens[r], most)
+            top1[r] = kept and first_top(row, tokens[r], most)
 
 
 def backward(
@@ -79,17 +81,22 @@ def backward(
     cuts = -(-columns // CUT)
     straight = grad_entropy.size == 0 and grad_sum_p2.size == 0 and grad_mean_logit.size == 0
     slim, s, token, chosen = is_slim(columns, scale), scratch(0.0, 1), scratch(np.int64(0), 1), 0.0
+    keeps = straight and lse.size == 0 and is_brief(columns, scale, KEPT)
+    brief = keeps or is_brief(columns, scale, BRIEF)
     for unit in range(first, last):
-        r, at = unit // cuts, unit % cuts * CUT
-        end, lane = min(at + CUT, columns), (unit - first) % ABREAST if slim else 0
-        if slim and lane == 0:
+        r, at = (unit, 0) if cuts == 1 else (unit // cuts, unit % cuts * CUT)
+        row, lane = after(start(logits), r * columns), (unit - first) % ABREAST if slim or brief else 0
+        if lane == 0 and (slim or brief) and not keeps:
             rows = min(ABREAST, last - unit)
             anew = lse.size == 0 or (grad_entropy.size > 0 and entropy.size == 0) or grad_sum_p2.size > 0
             for k in range(r, r if anew else r + rows):
                 anew |= row_trusted(np.float64(lse[k])) == 0.0
             if anew:
                 spread, moments = grad_entropy.size > 0, grad_sum_p2.size > 0
-                slim_states(after(start(logits), r * columns), columns, rows, scale, spread, moments, s)
+                if slim:
+                    slim_states(row, columns, rows, scale, spread, moments, s)
+                else:
+                    brief_states(row, columns, rows, scale, spread, moments, after(start(mask), r), mask.size > 0, s)
         kept, y = mask.size == 0 or mask[r] != 0, tokens[r]
         if not kept:
             slope_none(s, lane, token)
@@ -103,36 +110,46 @@ def backward(
             rest = np.float64(lse[r]) if lse.size else 0.0
             h = np.float64(entropy[r]) if entropy.size else 0.0
             saved = lse.size > 0 and (g_entropy == 0.0 or entropy.size > 0) and g_squares == 0.0
-            if not saved or row_trusted(rest) == 0.0:
-                if slim and get(s, TOTAL + lane) >= 1.0:
-                    total, weighted, squares = get(s, TOTAL + lane), get(s, WEIGHTED + lane), get(s, SQUARES + lane)
-                    peak, rest, sound = get(s, PEAK + lane), get(s, REST + lane), True
+            if not keeps and (not saved or row_trusted(rest) == 0.0):
+                if (slim or brief) and get(s, TOTAL + lane) >= 1.0:
+                    total, squares, sound = get(s, TOTAL + lane), get(s, SQUARES + lane), True
+                    peak, rest, fresh = get(s, PEAK + lane), get(s, REST + lane), get(s, ENTROPY + lane)
                 else:
                     peak, total, weighted, squares, _, _, sound = row_state(
-                        logits[r], scale, g_entropy != 0.0, g_squares != 0.0, parts_of(parts, r, cuts)
-                    )
+                        row, columns, scale, g_entropy != 0.0, g_squares != 0.0,
+                        after(start(parts), r * cuts * PART), parts.size > 0,
+                    )  # fmt: skip
                     rest = math.log(total)
+                    fresh = row_entropy(total, weighted) if g_entropy != 0.0 else 0.0
                 if g_entropy != 0.0:
-                    h = row_entropy(total, weighted) if sound else np.nan
+                    h = fresh if sound else np.nan
                 if g_squares != 0.0:
                     q = row_sum_p2(total, squares)
             a, b = row_slope(g_logp, g_lse, g_entropy, h, scale)
             shift, c, d = row_moment_slope(g_squares, g_mean, q, np.float64(columns), scale)
             slope_of(s, lane, peak, rest, a + shift, b, c, d, product(g_logp, scale))
             put(token, lane, y)
-            chosen = np.float64(wide(logits[r, y]))
-        if slim:
+            if not (slim or brief):
+                chosen = np.float64(wide(get(row, y)))
+        if slim or brief:
             if lane == ABREAST - 1 or unit == last - 1:
                 x, slopes = after(start(logits), (r - lane) * columns), after(start(out), (r - lane) * columns)
-                slim_bends(x, columns, lane + 1, scale, straight, s, token, slopes)
-        elif get(s, FATE) != 1.0:
-            out[r, at:end] = narrow(real(get(s, FATE)))
+                if slim:
+                    slim_bends(x, columns, lane + 1, scale, straight, s, token, slopes)
+                elif keeps:
+                    brief_straight(x, columns, lane + 1, scale, s, token, slopes)
+                else:
+                    brief_bends(x, columns, lane + 1, scale, s, token, slopes)
         else:
-            peak, rest, a, b, c, d = get(s, PEAK), get(s, REST), get(s, A), get(s, B), get(s, C), get(s, D)
-            write_slopes(logits[r, at:end], scale, peak, rest, a, b, c, d, out[r, at:end])
-            if at <= y < end:
-                t = (chosen - peak) * scale - rest
-                p = math.exp(t)
-                bent = (p * (a + b * t + c * p) if p > 0.0 else 0.0) + d
-                slope = bent + get(s, OWN)  # of a sure token 0
-                out[r, y] = narrow(real(slope))
+            size, slopes = min(CUT, columns - at), after(start(out), r * columns + at)
+            if get(s, FATE) != 1.0:
+                fill(slopes, size, get(s, FATE))
+            else:
+                peak, rest, a, b, c, d = get(s, PEAK), get(s, REST), get(s, A), get(s, B), get(s, C), get(s, D)
+                write_slopes(after(row, at), size, scale, peak, rest, a, b, c, d, slopes)
+                if at <= y < at + size:
+                    t = (chosen - peak) * scale - rest
+                    p = math.exp(t)
+                    bent = (p * (a + b * t + c * p) if p > 0.0 else 0.0) + d
+                    slope = bent + get(s, OWN)  # of a sure token 0
+                    put(slopes, y - at, narrow(real(slope)))
