@@ -222,7 +222,7 @@ def test_another_processor(name):
         pytest.skip("this processor has no AVX2")
     use = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import numpy as np, test_rows, test_rows_numba as here\n"
+        "import numpy as np, test_brief_numba as brief, test_rows, test_rows_numba as here\n"
         "from fastalign.backends.numba_cpu.compiling import converts, fuses\n"
         "from fastalign.backends.numba_cpu.row import sweeps\n"
         f"assert {PROCESSORS[name]}\n"
@@ -238,6 +238,9 @@ def test_another_processor(name):
         "        here.test_halves_are_what_they_stand_for(kind, temperature)\n"
         "for dtype in test_rows.DTYPES:\n"
         "    test_rows.test_what_is_far_below_is_nothing_whatever_its_bits('numba', dtype)\n"
+        "for dtype in ('float32', 'float16'):\n"
+        "    brief.test_as_in_double(dtype)\n"
+        "    brief.test_what_is_no_number_is_seen_at_every_place(dtype, 47)\n"
         "if sweeps('f32'):\n"
         "    here.test_powers_of_vectors('f32')\n"
         "    here.test_powers_of_vectors('f64')\n"
