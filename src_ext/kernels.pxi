@@ -136,6 +136,10 @@ cdef extern from "rows.h" nogil:
                                fa_slim *many) noexcept
     void fa_many_settle_float(fa_slim *many, Py_ssize_t lane, const float *x, Py_ssize_t n, double scale,
                            int want) noexcept
+    bint fa_is_brief_float(Py_ssize_t n, double scale) noexcept
+    void fa_many_back_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all, float *out) noexcept
+    void fa_row_back_float(const float *x, Py_ssize_t n, double scale, double a, double own, Py_ssize_t token,
+                        float *out) noexcept
     bint fa_takes_again_float(Py_ssize_t n) noexcept
     void fa_many_bends_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, float *out) noexcept
@@ -143,6 +147,10 @@ cdef extern from "rows.h" nogil:
                                fa_slim *many) noexcept
     void fa_many_settle_double(fa_slim *many, Py_ssize_t lane, const double *x, Py_ssize_t n, double scale,
                            int want) noexcept
+    bint fa_is_brief_double(Py_ssize_t n, double scale) noexcept
+    void fa_many_back_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all, double *out) noexcept
+    void fa_row_back_double(const double *x, Py_ssize_t n, double scale, double a, double own, Py_ssize_t token,
+                        double *out) noexcept
     bint fa_takes_again_double(Py_ssize_t n) noexcept
     void fa_many_bends_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, double *out) noexcept
@@ -150,6 +158,10 @@ cdef extern from "rows.h" nogil:
                                fa_slim *many) noexcept
     void fa_many_settle_f16(fa_slim *many, Py_ssize_t lane, const unsigned short *x, Py_ssize_t n, double scale,
                            int want) noexcept
+    bint fa_is_brief_f16(Py_ssize_t n, double scale) noexcept
+    void fa_many_back_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all, unsigned short *out) noexcept
+    void fa_row_back_f16(const unsigned short *x, Py_ssize_t n, double scale, double a, double own, Py_ssize_t token,
+                        unsigned short *out) noexcept
     bint fa_takes_again_f16(Py_ssize_t n) noexcept
     void fa_many_bends_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, unsigned short *out) noexcept
@@ -157,6 +169,10 @@ cdef extern from "rows.h" nogil:
                                fa_slim *many) noexcept
     void fa_many_settle_bf16(fa_slim *many, Py_ssize_t lane, const unsigned short *x, Py_ssize_t n, double scale,
                            int want) noexcept
+    bint fa_is_brief_bf16(Py_ssize_t n, double scale) noexcept
+    void fa_many_back_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all, unsigned short *out) noexcept
+    void fa_row_back_bf16(const unsigned short *x, Py_ssize_t n, double scale, double a, double own, Py_ssize_t token,
+                        unsigned short *out) noexcept
     bint fa_takes_again_bf16(Py_ssize_t n) noexcept
     void fa_many_bends_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, unsigned short *out) noexcept

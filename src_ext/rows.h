@@ -154,10 +154,10 @@ static FA_UNUSED double fa_row_rest(double total)
 
 
 /* Rows of so few go FA_SLIM_ROWS at a time, too, but their columns are lanes (rows_brief.h).  As above, of 33, 48, 100,
- * 256 and 512 floats: there 180 112 223 288 457 and 72 70 117 221 391; back 289 253 428 605 1013 and 146 132 211 480 888;
- * by a saved lse 124 104 186 304 549 and 83 85 122 279 518; a policy loss with entropy 385 326 552 872 1519 and 213 224
- * 379 753 1396.  Of 1,024 nothing is gained.  Peaks and levels of 64 rows before the sums of any: from a cache up to 5 %
- * faster, else as fast. */
+ * 256 and 512 floats: there 180 112 223 288 457 and 72 70 117 221 391; back 289 253 428 605 1013 and 72 75 129 247 454
+ * (by exponentials taken twice 146 132 211 480 888); by a saved lse 124 104 186 304 549 and 83 85 122 279 518; a policy
+ * loss with entropy 385 326 552 872 1519 and 213 224 379 753 1396.  Of 1,024 nothing is gained.  Peaks and levels of 64
+ * rows before the sums of any: from a cache up to 5 % faster, else as fast. */
 #ifdef FA_VECTOR
 #define FA_BRIEF 512
 #else
@@ -169,7 +169,7 @@ FA_INLINE int fa_is_many(ptrdiff_t n, double scale)
     return n <= FA_BRIEF && scale >= 0x1p-64;
 }
 
-/* Bytes of a row from which on exponentials are better kept for the way back than taken again: 192 floats 442 ns for
+/* Bytes of a row from which on a policy loss had better keep exponentials for the way back than take them again: 192 floats 442 ns for
  * 453, 128 407 for 321; 100 doubles 583 for 666, 48 376 for 353. */
 #define FA_KEPT 640
 

@@ -611,6 +611,21 @@ static FA_UNUSED void NAME(fa_row_scale)(const STORED *x, ptrdiff_t n, double sc
     if (spans->end < n) NAME(fa_row_slopes)(x + spans->end, n - spans->end, scale, peak, rest, a, 0, out + spans->end);
 }
 
+/* The gradient of a row's log-probability alone, a p, where p of the token has own more; out may be x. */
+static FA_UNUSED void NAME(fa_row_back)(const STORED *x, ptrdiff_t n, double scale, double a, double own,
+                                        ptrdiff_t token, STORED *out)
+{
+    fa_spans kept;
+    const double chosen = NAME(fa_get)(x, token);
+    const fa_row row = NAME(fa_row_keep)(x, n, scale, out, &kept);
+    const double rest = fa_row_rest(row.total), p = exp((chosen - row.peak) * scale - rest);
+    if (row.sound)
+        NAME(fa_row_scale)(x, n, scale, row.peak, rest, a, &kept, out);
+    else
+        for (ptrdiff_t i = 0; i < n; i++) NAME(fa_put)(out, i, NAN);
+    if (row.sound) NAME(fa_put)(out, token, (p > 0 ? p * a : 0) + own);
+}
+
 #include "rows_slim.h"
 #include "rows_brief.h"
 

@@ -1,6 +1,16 @@
 /* Rows of some columns, FA_SLIM_ROWS of them at a time: what a row costs by itself is done of all, its columns are lanes
  * as a long row's are; included by rows_body.h. */
 
+/* near: that nothing lies far below is expected until something does, as it will in other rows then. */
+FA_INLINE NAME(fa_tile_sums) NAME(fa_brief_sums)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level, int want,
+                                                 int *near, STORED *keep)
+{
+    const NAME(fa_tile_sums) sums = NAME(fa_tile)(x, n, level, want, *near, keep);
+    if (!*near || sums.total <= FA_ROW_BOUND) return sums;
+    *near = 0;
+    return NAME(fa_tile)(x, n, level, want, 0, keep);
+}
+
 static FA_APART void NAME(fa_brief_states)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, int want,
                                            fa_slim *s)
 {
@@ -13,13 +23,8 @@ static FA_APART void NAME(fa_brief_states)(const STORED *x, ptrdiff_t n, ptrdiff
         for (ptrdiff_t k = 0; k < some; k++) peaks[k] = NAME(fa_tile_ends)(x + (l + k) * n, n, NULL);
         const NAME(fa_levels) levels = NAME(fa_levels_of)(OF_REAL(fa_load)(peaks), octaves);
         for (ptrdiff_t k = 0; k < some; k++) {
-            const STORED *const row = x + (l + k) * n;
             const NAME(fa_level) level = NAME(fa_level_in)(&levels, k, octaves);
-            NAME(fa_tile_sums) sums = NAME(fa_tile)(row, n, &level, want, near, NULL);
-            if (near && !(sums.total <= FA_ROW_BOUND)) { /* so it will be in others */
-                near = 0;
-                sums = NAME(fa_tile)(row, n, &level, want, near, NULL);
-            }
+            const NAME(fa_tile_sums) sums = NAME(fa_brief_sums)(x + (l + k) * n, n, &level, want, &near, NULL);
             s->peak[l + k] = (double)peaks[k], s->total[l + k] = sums.total, t[l + k] = level.t;
             unit[l + k] = sums.total <= FA_ROW_BOUND && LEVEL_HOLDS(level) ? level.unit : (double)NAN;
             s->weighted[l + k] = sums.weighted, s->squares[l + k] = sums.squares, s->linear[l + k] = sums.linear;
@@ -53,6 +58,59 @@ static FA_APART void NAME(fa_brief_bends)(const STORED *x, ptrdiff_t n, ptrdiff_
     }
 }
 
+#ifdef KEEPS
+/* Gradients of log-probabilities alone, from a, own and the tokens: what a row's exponentials are divided by is their
+ * sum, so they stay in L1 and are multiplied. */
+static FA_APART void NAME(fa_brief_back)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, fa_slopes *s,
+                                         STORED *out)
+{
+    const REAL octaves = (REAL)(scale * FA_LOG2E);
+    int near = FA_UNBOUNDED;
+    STORED kept[FA_BRIEF + STEP];
+    for (ptrdiff_t l = 0; l < rows; l += WIDTH) {
+        const ptrdiff_t some = rows - l < WIDTH ? rows - l : WIDTH;
+        REAL peaks[WIDTH] = {0};
+        for (ptrdiff_t k = 0; k < some; k++) peaks[k] = NAME(fa_tile_ends)(x + (l + k) * n, n, NULL);
+        const NAME(fa_levels) levels = NAME(fa_levels_of)(OF_REAL(fa_load)(peaks), octaves);
+        for (ptrdiff_t i = l; i < l + some; i++) {
+            const STORED *const from = x + i * n;
+            STORED *const to = out + i * n;
+            const NAME(fa_level) level = NAME(fa_level_in)(&levels, i - l, octaves);
+            if (s->fate[i] == FA_ZEROS) {
+                memset(to, 0, (size_t)n * sizeof *to);
+                continue;
+            }
+            const NAME(fa_tile_sums) sums = NAME(fa_brief_sums)(from, n, &level, 0, &near, kept);
+            if (sums.total <= FA_ROW_BOUND && sums.total >= level.unit && LEVEL_HOLDS(level)) {
+                const REAL factor = (REAL)(s->a[i] / sums.total);
+                const double p = kept[s->token[i]] / sums.total;
+                for (ptrdiff_t at = 0; at < n; at += STEP) { /* the last of them once more with what lies before it */
+                    const ptrdiff_t j = at < n - STEP || n < STEP ? at : n - STEP;
+                    VEC v[VECTORS];
+                    NAME(fa_take)(kept + j, n - j, v);
+                    EACH(k) v[k] = OF_REAL(FA_UNLESS_BELOW)(v[k], LEAST_EXP, v[k] * factor);
+                    NAME(fa_give)(to + j, n - j, v);
+                }
+                to[s->token[i]] = (STORED)((p > 0 ? p * s->a[i] : 0) + s->own[i]);
+            } else {
+                NAME(fa_row_back)(from, n, scale, s->a[i], s->own[i], s->token[i], to);
+            }
+        }
+    }
+}
+#endif
+
+/* Whether that can be done of rows of n columns. */
+FA_INLINE int NAME(fa_is_brief)(ptrdiff_t n, double scale)
+{
+#ifdef KEEPS
+    return n > FA_SLIM && fa_is_many(n, scale);
+#else
+    (void)n, (void)scale;
+    return 0;
+#endif
+}
+
 /* Whether a policy loss takes a row's exponentials again. */
 FA_INLINE int NAME(fa_takes_again)(ptrdiff_t n)
 {
@@ -61,6 +119,16 @@ FA_INLINE int NAME(fa_takes_again)(ptrdiff_t n)
 #else
     (void)n;
     return 1;
+#endif
+}
+
+static FA_UNUSED void NAME(fa_many_back)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, fa_slopes *s,
+                                         STORED *out)
+{
+#ifdef KEEPS
+    NAME(fa_brief_back)(x, n, rows, scale, s, out);
+#else
+    (void)x, (void)n, (void)rows, (void)scale, (void)s, (void)out;
 #endif
 }
 

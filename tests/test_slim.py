@@ -80,11 +80,13 @@ def test_each_is_what_it_is_alone(walker, dtype, columns):
     up = ups(131, dtype)
     whole = token_log_probs(x, tokens, mask=mask, **ALL, backend=walker)
     back = gradient(x, tokens, up, walker, mask=mask)
+    plain = token_log_probs_grad(x, tokens, up[0], mask=mask, backend=walker)
     with_lse = gradient(x, tokens, up, walker, mask=mask, lse=whole.lse, entropy=whole.entropy)
     for a, b in ((0, 1), (3, 4), (63, 66), (64, 128), (2, 67), (90, 131), (0, 65)):
         part = {"mask": mask[a:b], "backend": walker}
         same(token_log_probs(x[a:b], tokens[a:b], **ALL, **part), [field[a:b] for field in whole])
         same([gradient(x[a:b], tokens[a:b], up[:, a:b], **part)], [back[a:b]])
+        same([token_log_probs_grad(x[a:b], tokens[a:b], up[0, a:b], **part)], [plain[a:b]])
         saved = {"lse": whole.lse[a:b], "entropy": whole.entropy[a:b]}
         same([gradient(x[a:b], tokens[a:b], up[:, a:b], **part, **saved)], [with_lse[a:b]])
 
