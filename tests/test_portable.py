@@ -16,6 +16,6 @@ CC = shlex.split(sysconfig.get_config_var("CC") or "cc")
 @pytest.mark.parametrize("flags", [[], ["-DWITHOUT_VECTORS"]], ids=["vectors of 16 bytes", "no vectors"])
 def test_rows(tmp_path, flags):
     program = tmp_path / "rows"
-    source = ["-I", str(HERE.parent / "src_ext"), str(HERE / "portable.c"), "-o", str(program), "-lm"]
+    source = ["-I", str(HERE.parent / "src_ext"), "-x", "c", str(HERE / "portable.h"), "-o", str(program), "-lm"]
     subprocess.run([*CC, "-O1", "-w", *flags, *source], check=True)
-    assert subprocess.run([program], check=False, timeout=60).returncode == 0, "a line of portable.c"
+    assert subprocess.run([program], check=False, timeout=60).returncode == 0, "a line of portable.h"

@@ -93,7 +93,7 @@ def test_powers_of_vectors(kind):
 
     from fastalign.backends.numba_cpu.exponential import F32, F64
     from fastalign.backends.numba_cpu.row import sweeps
-    from fastalign.backends.numba_cpu.vectors import sweeping
+    from fastalign.backends.numba_cpu.sweeps import sweeping
 
     if not sweeps(kind):
         pytest.skip("no instructions for it")
@@ -123,7 +123,7 @@ def test_lines_are_asked_for_early_where_told_and_nothing_else_changes(kind):
 
     from fastalign.backends.numba_cpu.access import start
     from fastalign.backends.numba_cpu.row import sweeps
-    from fastalign.backends.numba_cpu.vectors import sweeping
+    from fastalign.backends.numba_cpu.sweeps import sweeping
 
     if not sweeps(kind):
         pytest.skip("no instructions for it")

@@ -49,6 +49,7 @@ from .exponential import (
 )
 from .row_loops import backward, fill_parts, first_top, forward
 from .slim import is_slim, logs, slim_bends, slim_give, slim_states, slim_take, slope_none, slope_of, together
+from .sweeps import sweeping, sweeping_rows
 from .tiles import (
     PAIR,
     bend_step,
@@ -70,7 +71,6 @@ from .tiles import (
     tile_sum,
     tile_sums,
 )
-from .vectors import sweeping, sweeping_rows
 
 # Of what loops call; a way in from Python is a tenth of the time to compile.
 INNER = {"fastmath": CONTRACT, "no_cpython_wrapper": True}
