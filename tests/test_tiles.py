@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_single import OPTIONS, walker
+from test_single import OPTIONS, build_of
 
 from fastalign.backends import BLOCK, cython_cpu, reference
 from fastalign.binding import FAMILIES, family
@@ -32,7 +32,7 @@ def walked(core, rule, x, mask, wanted=None):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rule", RULES, ids="_".join)
 def test_tallies_do_not_depend_on_what_is_wanted_nor_on_a_mask_of_ones(isa, dtype, rule):
-    core = walker(isa)
+    core = build_of(isa)
     for n in LENGTHS:
         x = columns(rule[0], n, dtype)
         out, tallies = walked(core, rule, x, None)
@@ -49,7 +49,7 @@ def test_tallies_do_not_depend_on_what_is_wanted_nor_on_a_mask_of_ones(isa, dtyp
 @pytest.mark.parametrize("rule", RULES, ids="_".join)
 def test_masks_of_every_density(isa, dtype, rule):
     """What is masked is NaN, and shows nowhere."""
-    core = walker(isa)
+    core = build_of(isa)
     tolerance = 64 * np.finfo(dtype).eps
     for n in LENGTHS:
         x, rng = columns(rule[0], n, dtype), np.random.default_rng(n + 1)
