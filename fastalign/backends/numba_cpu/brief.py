@@ -15,7 +15,7 @@ import numpy as np
 from .access import get, over, put, read, scratch, unknown, write
 from .access import shift as after
 from .exponential import LOG2E
-from .slim import ABREAST, FATE, LEAST_SCALE, LINEAR, OWN, PEAK, REST, SLIM, SQUARES, TOTAL, WEIGHTED, A, B, C, D
+from .slim import ABREAST, FATE, LEAST_SCALE, LINEAR, OWN, PEAK, SLIM, SQUARES, TOTAL, WEIGHTED, A, C, D
 from .tiles import PAIR
 
 BRIEF = 512
@@ -142,16 +142,8 @@ def brief_bends(x, n, rows, scale, s, token, out):
     """
     base, slope, bend = scratch(zero, 1), scratch(zero, 1), scratch(zero, 1)
     square, chosen, octaves = scratch(zero, 1), scratch(0.0, 1), real(scale * LOG2E)
+    curves(s, scale, 1.0 / LOG2E, base, slope, bend, square)
     for r in range(ABREAST):
-        peak, rest, b = get(s, PEAK + r), get(s, REST + r), get(s, B + r)
-        near = real(peak + rest / scale)
-        near = near if abs(near) < real(np.inf) else real(peak)
-        left = (np.float64(near) - peak) * scale - rest  # what is left over joins the factors
-        f = exp(left)
-        put(base, r, near)
-        put(slope, r, real((get(s, A + r) + b * left) * f))
-        put(bend, r, real(b * f / LOG2E))
-        put(square, r, real(get(s, C + r) * f * f))
         put(chosen, r, 0.0)
     for r in range(rows):
         row, slopes, fate = after(x, r * n), after(out, r * n), get(s, FATE + r)
@@ -164,11 +156,7 @@ def brief_bends(x, n, rows, scale, s, token, out):
                 ended_slopes(row, n, params, slopes)
             else:
                 ended_bends(row, n, (*params, get(square, r), real(get(s, D + r))), slopes)
-    for r in range(ABREAST):
-        t = (get(chosen, r) - get(s, PEAK + r)) * scale - get(s, REST + r)
-        p = exp(t)
-        bent = p * (get(s, A + r) + get(s, B + r) * t + get(s, C + r) * p)
-        put(chosen, r, (bent if p > 0.0 else 0.0) + get(s, D + r) + get(s, OWN + r))
+    own_slopes(s, scale, chosen)
     give_tokens(rows, n, s, chosen, token, out)
 
 

@@ -48,7 +48,19 @@ from .exponential import (
     reduced_fused,
 )
 from .row_loops import backward, fill_parts, first_top, forward
-from .slim import is_slim, logs, slim_bends, slim_give, slim_states, slim_take, slope_none, slope_of, together
+from .slim import (
+    curves,
+    is_slim,
+    logs,
+    own_slopes,
+    slim_bends,
+    slim_give,
+    slim_states,
+    slim_take,
+    slope_none,
+    slope_of,
+    together,
+)  # fmt: skip
 from .sweeps import sweeping, sweeping_rows
 from .tiles import (
     PAIR,
@@ -272,8 +284,8 @@ def row_kernels(kind: str) -> tuple[Any, Any, Any]:
         free[loop.__name__] = inner(loop, **free)
     free |= _row_sums(kind, called, world | free)
     for part in (
-        slim_take, slim_give, together, logs, slim_states, slim_bends, ended_slopes, ended_bends, fill, give_tokens,
-        brief_states, brief_bends, brief_straight,
+        slim_take, slim_give, together, logs, curves, own_slopes, slim_states, slim_bends, ended_slopes, ended_bends,
+        fill, give_tokens, brief_states, brief_bends, brief_straight,
     ):  # fmt: skip
         free[part.__name__] = inner(part, **free)
     return tuple(make(loop, **free) for loop in (forward, backward, fill_parts))

@@ -126,16 +126,8 @@ def slope_none(s, lane, token):
     put(token, lane, np.int64(0))
 
 
-def slim_bends(x, n, rows, scale, straight, s, token, out):
-    """As write_slopes, with what the tokens have more; ``straight``: b, c and d are 0.  out may be x."""
-    z, base, slope, bend = scratch(zero, 4), scratch(zero, 1), scratch(zero, 1), scratch(zero, 1)
-    square, shifted, chosen, own = scratch(zero, 1), scratch(zero, 1), scratch(0.0, 1), scratch(0.0, 1)
-    by = real(scale)
-    slim_take(x, n, rows, z)
-    for r in range(rows, ABREAST):
-        slope_none(s, r, token)
-    for r in range(ABREAST):
-        put(chosen, r, np.float64(get(z, get(token, r) * ABREAST + r)))
+def curves(s, scale, unit, base, slope, bend, square):
+    """What the rows' slopes follow in reals, of log p in ``unit``s."""
     for r in range(ABREAST):
         peak, rest, b = get(s, PEAK + r), get(s, REST + r), get(s, B + r)
         near = real(peak + rest / scale)
@@ -144,8 +136,31 @@ def slim_bends(x, n, rows, scale, straight, s, token, out):
         f = exp(left)
         put(base, r, near)
         put(slope, r, real((get(s, A + r) + b * left) * f))
-        put(bend, r, real(b * f))
+        put(bend, r, real(b * f * unit))
         put(square, r, real(get(s, C + r) * f * f))
+
+
+def own_slopes(s, scale, chosen):
+    """The tokens' slopes, in the place of their logits."""
+    for r in range(ABREAST):
+        t = (get(chosen, r) - get(s, PEAK + r)) * scale - get(s, REST + r)
+        p = exp(t)
+        bent = p * (get(s, A + r) + get(s, B + r) * t + get(s, C + r) * p)
+        put(chosen, r, (bent if p > 0.0 else 0.0) + get(s, D + r) + get(s, OWN + r))
+
+
+def slim_bends(x, n, rows, scale, straight, s, token, out):
+    """As write_slopes, with what the tokens have more; ``straight``: b, c and d are 0.  out may be x."""
+    z, base, slope, bend = scratch(zero, 4), scratch(zero, 1), scratch(zero, 1), scratch(zero, 1)
+    square, shifted, chosen = scratch(zero, 1), scratch(zero, 1), scratch(0.0, 1)
+    by = real(scale)
+    slim_take(x, n, rows, z)
+    for r in range(rows, ABREAST):
+        slope_none(s, r, token)
+    for r in range(ABREAST):
+        put(chosen, r, np.float64(get(z, get(token, r) * ABREAST + r)))
+    curves(s, scale, 1.0, base, slope, bend, square)
+    for r in range(ABREAST):
         put(shifted, r, real(get(s, D + r)))
     for j in range(n):
         if straight:
@@ -159,13 +174,9 @@ def slim_bends(x, n, rows, scale, straight, s, token, out):
                 e = power(t)
                 bent = e * (get(slope, r) + get(bend, r) * t + get(square, r) * e)
                 put(z, j * ABREAST + r, (bent if e > zero else zero) + get(shifted, r))
-    for r in range(ABREAST):
-        t = (get(chosen, r) - get(s, PEAK + r)) * scale - get(s, REST + r)
-        p = exp(t)
-        bent = p * (get(s, A + r) + get(s, B + r) * t + get(s, C + r) * p)
-        put(own, r, (bent if p > 0.0 else 0.0) + get(s, D + r) + get(s, OWN + r))
+    own_slopes(s, scale, chosen)
     for r in range(rows):
-        put(z, get(token, r) * ABREAST + r, real(get(own, r)))
+        put(z, get(token, r) * ABREAST + r, real(get(chosen, r)))
         fate = get(s, FATE + r)
         if fate != 1.0:
             for j in range(n):
