@@ -285,6 +285,11 @@ ctypedef void (*row_loop)(const row_work *work) noexcept nogil
 ctypedef void (*policy_loop)(const row_work *work, const policy_work *policy, double *tally) noexcept nogil
 
 
+cdef inline bint of_logps_alone(const row_work *w) noexcept nogil:
+    """Whether a gradient is that of log-probabilities, and of nothing else."""
+    return not (w.grad_lse or w.grad_entropy or w.grad_sum_p2 or w.grad_mean_logit)
+
+
 cdef fa_row row_of_parts(const fa_row *parts, Py_ssize_t r, Py_ssize_t cuts, double scale) noexcept nogil:
     """The whole of row r from its parts."""
     cdef fa_row row = parts[r * cuts]
