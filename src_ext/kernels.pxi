@@ -107,29 +107,21 @@ cdef extern from "rows.h" nogil:
     fa_row fa_row_state_float(const float *x, Py_ssize_t n, double scale, int want) noexcept
     fa_row fa_row_part_float(const float *x, Py_ssize_t n, double scale, int want) noexcept
     int fa_row_hit_float(const float *x, Py_ssize_t at, double top) noexcept
-    void fa_row_slopes_float(const float *x, Py_ssize_t n, double scale, double peak, double rest, double a,
-                           double b, float *out) noexcept
     void fa_row_bends_float(const float *x, Py_ssize_t n, double scale, double peak, double rest, double a,
                           double b, double c, double d, float *out, bint stream) noexcept
     fa_row fa_row_state_double(const double *x, Py_ssize_t n, double scale, int want) noexcept
     fa_row fa_row_part_double(const double *x, Py_ssize_t n, double scale, int want) noexcept
     int fa_row_hit_double(const double *x, Py_ssize_t at, double top) noexcept
-    void fa_row_slopes_double(const double *x, Py_ssize_t n, double scale, double peak, double rest, double a,
-                           double b, double *out) noexcept
     void fa_row_bends_double(const double *x, Py_ssize_t n, double scale, double peak, double rest, double a,
                           double b, double c, double d, double *out, bint stream) noexcept
     fa_row fa_row_state_f16(const unsigned short *x, Py_ssize_t n, double scale, int want) noexcept
     fa_row fa_row_part_f16(const unsigned short *x, Py_ssize_t n, double scale, int want) noexcept
     int fa_row_hit_f16(const unsigned short *x, Py_ssize_t at, double top) noexcept
-    void fa_row_slopes_f16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a,
-                           double b, unsigned short *out) noexcept
     void fa_row_bends_f16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a,
                           double b, double c, double d, unsigned short *out, bint stream) noexcept
     fa_row fa_row_state_bf16(const unsigned short *x, Py_ssize_t n, double scale, int want) noexcept
     fa_row fa_row_part_bf16(const unsigned short *x, Py_ssize_t n, double scale, int want) noexcept
     int fa_row_hit_bf16(const unsigned short *x, Py_ssize_t at, double top) noexcept
-    void fa_row_slopes_bf16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a,
-                           double b, unsigned short *out) noexcept
     void fa_row_bends_bf16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a,
                           double b, double c, double d, unsigned short *out, bint stream) noexcept
     void fa_many_states_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
@@ -139,7 +131,7 @@ cdef extern from "rows.h" nogil:
     bint fa_is_brief_float(Py_ssize_t n, double scale) noexcept
     void fa_many_back_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all, float *out) noexcept
     void fa_row_back_float(const float *x, Py_ssize_t n, double scale, double a, double own, Py_ssize_t token,
-                        float *out) noexcept
+                          float *out, float *room) noexcept
     bint fa_takes_again_float(Py_ssize_t n) noexcept
     void fa_many_bends_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, float *out) noexcept
@@ -150,7 +142,7 @@ cdef extern from "rows.h" nogil:
     bint fa_is_brief_double(Py_ssize_t n, double scale) noexcept
     void fa_many_back_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all, double *out) noexcept
     void fa_row_back_double(const double *x, Py_ssize_t n, double scale, double a, double own, Py_ssize_t token,
-                        double *out) noexcept
+                           double *out, double *room) noexcept
     bint fa_takes_again_double(Py_ssize_t n) noexcept
     void fa_many_bends_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, double *out) noexcept
@@ -161,7 +153,7 @@ cdef extern from "rows.h" nogil:
     bint fa_is_brief_f16(Py_ssize_t n, double scale) noexcept
     void fa_many_back_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all, unsigned short *out) noexcept
     void fa_row_back_f16(const unsigned short *x, Py_ssize_t n, double scale, double a, double own, Py_ssize_t token,
-                        unsigned short *out) noexcept
+                        unsigned short *out, unsigned short *room) noexcept
     bint fa_takes_again_f16(Py_ssize_t n) noexcept
     void fa_many_bends_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, unsigned short *out) noexcept
@@ -172,7 +164,7 @@ cdef extern from "rows.h" nogil:
     bint fa_is_brief_bf16(Py_ssize_t n, double scale) noexcept
     void fa_many_back_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all, unsigned short *out) noexcept
     void fa_row_back_bf16(const unsigned short *x, Py_ssize_t n, double scale, double a, double own, Py_ssize_t token,
-                        unsigned short *out) noexcept
+                         unsigned short *out, unsigned short *room) noexcept
     bint fa_takes_again_bf16(Py_ssize_t n) noexcept
     void fa_many_bends_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, unsigned short *out) noexcept
@@ -196,13 +188,13 @@ cdef extern from "rows.h" nogil:
     fa_row fa_row_keep_bf16(const unsigned short *x, Py_ssize_t n, double scale, unsigned short *e,
                             fa_spans *kept) noexcept
     void fa_row_scale_float(const float *x, Py_ssize_t n, double scale, double peak, double rest, double a,
-                            const fa_spans *kept, float *out) noexcept
+                            const fa_spans *kept, const float *e, float *out, bint stream) noexcept
     void fa_row_scale_double(const double *x, Py_ssize_t n, double scale, double peak, double rest, double a,
-                             const fa_spans *kept, double *out) noexcept
+                             const fa_spans *kept, const double *e, double *out, bint stream) noexcept
     void fa_row_scale_f16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a,
-                          const fa_spans *kept, unsigned short *out) noexcept
+                          const fa_spans *kept, const unsigned short *e, unsigned short *out, bint stream) noexcept
     void fa_row_scale_bf16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a,
-                           const fa_spans *kept, unsigned short *out) noexcept
+                           const fa_spans *kept, const unsigned short *e, unsigned short *out, bint stream) noexcept
 
 cdef extern from "scan.h" nogil:
     ctypedef struct fa_scan:
@@ -257,6 +249,9 @@ ctypedef struct row_work:
     const long long *tokens
     const unsigned char *mask
     fa_row *parts  # the sums of every unit, where they are known: FA_ROW_CUT columns of a row
+    bint stream, keeps  # whether a gradient goes past the caches, and whether it is a product of the exponentials
+    void *room  # for those of a row, if they are not to lie in out, and how much it takes
+    Py_ssize_t room_bytes
     double scale
     Py_ssize_t rows, columns, first, last  # the last two are units, of row_forward rows
     int want  # of row_parts
@@ -288,6 +283,11 @@ ctypedef void (*policy_loop)(const row_work *work, const policy_work *policy, do
 cdef inline bint of_logps_alone(const row_work *w) noexcept nogil:
     """Whether a gradient is that of log-probabilities, and of nothing else."""
     return not (w.grad_lse or w.grad_entropy or w.grad_sum_p2 or w.grad_mean_logit)
+
+
+cdef inline bint keeps_all(const row_work *w) noexcept nogil:
+    """Whether such a gradient is made of the exponentials of its own sums."""
+    return of_logps_alone(w) and not w.lse and not w.parts
 
 
 cdef fa_row row_of_parts(const fa_row *parts, Py_ssize_t r, Py_ssize_t cuts, double scale) noexcept nogil:

@@ -244,7 +244,8 @@ static FA_UNUSED void fa_drain(void)
  * Where there are permutations t = n + j/m + r, 2^(j/m) stands in one or two registers, and the polynomial of 2^r,
  * minimax with P(0) = 1, is short: relative error 2.5e-8 and 3e-18, AVX-512 6.5e-8 and 8e-18.
  *
- * fa_exp2_seen is for sums.  With AVX2 it has no upper bound, which is 10 % of a row, and a lower one only if told so
+ * fa_exp2_times, AVX2's, multiplies by a number that may be a factor of all coefficients (fa_folds in rows.h), and is
+ * anything where t is below -127 or -1023.  fa_exp2_seen is for sums.  With AVX2 it has no upper bound, which is 10 % of a row, and a lower one only if told so
  * (FA_UNBOUNDED), 3 to 9 % of one: from 129 on, or below -127, it wraps round, and fa_beyond says so of everything seen,
  * or that there was a NaN. */
 typedef struct { fa_vec_float a, b; } fa_power_float;
@@ -310,21 +311,21 @@ FA_EXP2(double)
 #elif FA_VECTOR == 32
 /* z is t rounded to eighths, n and j in its low bits, biased: an exponent, and the index of 2^(j/8), whose entry has
  * been relieved of what j adds to it.  Down at -127 that is 0, up at 128 infinity. */
-FA_INLINE fa_power_float fa_exp2_rest_float(fa_vec_float r, __m256i z, const float unit)
+FA_INLINE fa_power_float fa_exp2_rest_float(fa_vec_float r, __m256i z, const float unit, const float by)
 {
     const fa_int_float table = {
         0x00000000u, 0xfffb95c2u, 0xfff837f0u, 0xfff5fed7u, 0xfff504f3u, 0xfff5672au, 0xfff744fdu, 0xfffac0c7u};
     const __m256i root = _mm256_permutevar8x32_epi32((__m256i)table, z);
     const fa_vec_float power = (fa_vec_float)_mm256_add_epi32(_mm256_slli_epi32(z, 20), root);
     const float u = 1 / unit;
-    fa_vec_float p = 5.5496221168027351817e-2f * u * u * u * r + 2.4025762979621786535e-1f * u * u;
-    p = p * r + 6.9314721426274782089e-1f * u;
-    p = p * r + 1.0f;
+    fa_vec_float p = 5.5496221168027351817e-2f * u * u * u * by * r + 2.4025762979621786535e-1f * u * u * by;
+    p = p * r + 6.9314721426274782089e-1f * u * by;
+    p = p * r + by;
     const fa_power_float e = {p, power};
     return e;
 }
 
-FA_INLINE fa_power_double fa_exp2_rest_double(fa_vec_double r, __m256i z, const double unit)
+FA_INLINE fa_power_double fa_exp2_rest_double(fa_vec_double r, __m256i z, const double unit, const double by)
 {
     const fa_int_float lower = {
         0x00000000u, 0x3c7d517bu, 0x0a31b715u, 0xd5362a27u, 0x667f3bcdu, 0x422aa0dbu, 0x995ad3adu, 0xdcfba487u};
@@ -335,13 +336,13 @@ FA_INLINE fa_power_double fa_exp2_rest_double(fa_vec_double r, __m256i z, const 
                                             _mm256_permutevar8x32_epi32((__m256i)upper, j), 0xaa);
     const fa_vec_double power = (fa_vec_double)_mm256_add_epi64(_mm256_slli_epi64(z, 49), root);
     const double u = 1 / unit, u2 = u * u, u4 = u2 * u2;
-    fa_vec_double p = 1.5251844329997301477e-5 * u4 * u2 * u * r + 1.5404521944127649916e-4 * u4 * u2;
-    p = p * r + 1.3333558238944924407e-3 * u4 * u;
-    p = p * r + 9.6181290851788626424e-3 * u4;
-    p = p * r + 5.550410866480235553e-2 * u2 * u;
-    p = p * r + 2.4022650695911516032e-1 * u2;
-    p = p * r + 6.9314718055994531811e-1 * u;
-    p = p * r + 1.0;
+    fa_vec_double p = 1.5251844329997301477e-5 * u4 * u2 * u * by * r + 1.5404521944127649916e-4 * u4 * u2 * by;
+    p = p * r + 1.3333558238944924407e-3 * u4 * u * by;
+    p = p * r + 9.6181290851788626424e-3 * u4 * by;
+    p = p * r + 5.550410866480235553e-2 * u2 * u * by;
+    p = p * r + 2.4022650695911516032e-1 * u2 * by;
+    p = p * r + 6.9314718055994531811e-1 * u * by;
+    p = p * r + by;
     const fa_power_double e = {p, power};
     return e;
 }
@@ -358,7 +359,14 @@ FA_INLINE fa_power_double fa_exp2_rest_double(fa_vec_double r, __m256i z, const 
     {                                                                                                                \
         const fa_vec_##real above = FA_MAX_##real(fa_every_##real(least), t);                                        \
         const fa_vec_##real near = FA_MIN_##real(fa_every_##real(most), above), z = near + (real)(magic);            \
-        return fa_exp2_rest_##real(near + (fa_every_##real(magic) - z), (__m256i)z, 1);                              \
+        return fa_exp2_rest_##real(near + (fa_every_##real(magic) - z), (__m256i)z, 1, 1);                           \
+    }                                                                                                                \
+    FA_INLINE fa_vec_##real fa_exp2_times_##real(fa_vec_##real t, const real by)                                     \
+    {                                                                                                                \
+        const fa_vec_##real near = FA_MIN_##real(fa_every_##real(most), t), z = near + (real)(magic);                \
+        const fa_power_##real power =                                                                                \
+            fa_exp2_rest_##real(near + (fa_every_##real(magic) - z), (__m256i)z, 1, by);                             \
+        return power.a * power.b;                                                                                    \
     }                                                                                                                \
     FA_INLINE fa_power_##real fa_exp2_seen_##real(fa_vec_##real t, const int bounded, fa_int_##real *seen)           \
     {                                                                                                                \
@@ -367,7 +375,7 @@ FA_INLINE fa_power_double fa_exp2_rest_double(fa_vec_double r, __m256i z, const 
         const fa_vec_##real z = above + (real)(origin) * unit;                                                       \
         *seen |= (fa_int_##real)z;                                                                                   \
         __asm__("" : "+x"(*seen)); /* now: z of two vectors or-ed first costs registers, and 6 % */                  \
-        return fa_exp2_rest_##real(above + (fa_every_##real((origin) * unit) - z), (__m256i)z, unit);                \
+        return fa_exp2_rest_##real(above + (fa_every_##real((origin) * unit) - z), (__m256i)z, unit, 1);             \
     }                                                                                                                \
     FA_INLINE int fa_beyond_##real(fa_int_##real seen)                                                               \
     {                                                                                                                \
@@ -386,7 +394,7 @@ FA_INLINE fa_power_float fa_exp2_straight(fa_vec_float x, float c, fa_vec_float 
     *seen |= (fa_int_float)z;
     __asm__("" : "+x"(*seen)); /* now: else bfloat16 with entropy takes 4.0 ms for 2.9, see rows.h */
     const fa_vec_float r = FA_PLUS_float(x, fa_every_float(c), origin - z);
-    return fa_exp2_rest_float(r, (__m256i)z, FA_UNIT_float);
+    return fa_exp2_rest_float(r, (__m256i)z, FA_UNIT_float, 1);
 }
 #else
 /* 2^f for |f| <= 1/2, relative error 2e-9 and 4e-18, and exactly 1 at 0.  Minimax with that constraint.  In pairs: one

@@ -36,6 +36,19 @@ cdef void read_rows(row_work *work, logits, tokens, mask, double scale):
     work.tokens, work.mask = <const long long *> address(tokens), <const unsigned char *> address(mask)
 
 
+cdef void look_past(row_work *work, int kind, bint keeps) noexcept:
+    """How the gradient is to be written; ``keeps``: whether it is no more than a product of the exponentials."""
+    cdef Py_ssize_t size = sizeof(float) if kind == 0 else sizeof(double)
+    cdef bint inside = work.out == work.logits
+    work.keeps = keeps and work.columns <= FA_ROW_CUT
+    work.stream = kind < 2 and not inside and work.rows * work.columns * size >= FA_ROW_STREAM
+    work.room_bytes = work.columns * size if kind < 2 and work.keeps and (work.stream or inside) else 0
+
+
+cdef void *room_of(const row_work *work) noexcept nogil:
+    return malloc(work.room_bytes) if work.room_bytes else NULL
+
+
 ctypedef struct rows_loop:
     row_loop loop
     const row_work *work
@@ -44,8 +57,9 @@ ctypedef struct rows_loop:
 cdef void some_rows(void *loop, ptrdiff_t a, ptrdiff_t b) noexcept nogil:
     cdef rows_loop *all = <rows_loop *> loop
     cdef row_work some = all.work[0]
-    some.first, some.last = all.work.first + a, all.work.first + b
+    some.first, some.last, some.room = all.work.first + a, all.work.first + b, room_of(&some)
     all.loop(&some)
+    free(some.room)
 
 
 cdef int row_helpers(const row_work *work, Py_ssize_t grain, Py_ssize_t limit=0) except -1:
@@ -87,6 +101,7 @@ def row_backward(logits, str kind, tokens, mask, double scale, grad_logp, grad_l
     work.grad_logp, work.grad_lse, work.grad_entropy = address(grad_logp), address(grad_lse), address(grad_entropy)
     work.grad_sum_p2, work.grad_mean_logit = address(grad_sum_p2), address(grad_mean_logit)
     work.lse, work.entropy, work.out = <void *> address(lse), <void *> address(entropy), writable(out)
+    look_past(&work, kind_of(kind), keeps_all(&work))
     share_rows(loop, &work, grain, row_helpers(&work, grain))
 
 
@@ -111,9 +126,11 @@ cdef void some_blocks(void *loop, ptrdiff_t a, ptrdiff_t b) noexcept nogil:
     cdef policy_rows_loop *all = <policy_rows_loop *> loop
     cdef row_work some = all.work[0]
     cdef ptrdiff_t block
+    some.room = room_of(&some)
     for block in range(a, b):
         some.first, some.last = block * all.few, min(some.rows, (block + 1) * all.few)
         all.loop(&some, all.policy, all.partials + block * (all.policy.rule.sums + all.policy.rule.peaks))
+    free(some.room)
 
 
 def policy_rows(str loss_type, logits, str kind, tokens, mask, double scale, old, advantages, logp, entropy, out,
@@ -126,6 +143,7 @@ def policy_rows(str loss_type, logits, str kind, tokens, mask, double scale, old
         policy.p[k] = number
     read_rows(&work, logits, tokens, mask, scale)
     work.logp, work.entropy, work.out = writable(logp), writable(entropy), writable(out)
+    look_past(&work, kind_of(kind), entropy is None)
     share_blocks(policy_of(kind_of(kind)), &work, &policy, few, &partials[0, 0],
                  pool.parts(work.rows, few, work.rows * work.columns))
 
@@ -260,5 +278,6 @@ def row_backward_ready(logits, tokens, tuple reals, temperature, mask, out, Py_s
     work.lse, work.entropy = <void *> places[3], <void *> places[4]
     work.grad_sum_p2, work.grad_mean_logit = places[5], places[6]
     work.out = cnp.PyArray_DATA(<cnp.ndarray> made)
+    look_past(&work, rows.kind, keeps_all(&work))
     walk_rows(backward_of(rows.kind), &work, threads)
     return made

@@ -388,17 +388,21 @@ static FA_UNUSED void NAME(fa_note)(fa_spans *spans, STORED *e, ptrdiff_t at, do
     spans->unit[spans->count++] = unit;
 }
 
-/* to = factor times from, which may be to; 0 below ``least``.  By whole lines of ``to``: 512 x 32,000 floats in a cache
- * take 0.57 ms so, 0.91 with stores across lines. */
-static FA_UNUSED void NAME(fa_times)(const STORED *from, ptrdiff_t n, REAL factor, REAL least, STORED *to)
+/* to = factor times from, which may be to unless it is a stream; 0 below ``least``.  By whole lines of ``to``:
+ * 512 x 32,000 floats in a cache take 0.57 ms so, 0.91 with stores across lines. */
+static FA_UNUSED void NAME(fa_times)(const STORED *from, ptrdiff_t n, REAL factor, REAL least, STORED *to, int stream)
 {
     VEC v[VECTORS];
-    const ptrdiff_t lead = (ptrdiff_t)(-(uintptr_t)to % 64 / sizeof *to);
-    for (ptrdiff_t i = 0, m = lead && lead < STEP ? lead : STEP; i < n; i += m, m = STEP) {
+    const size_t line = STEP * sizeof *to < 64 ? STEP * sizeof *to : 64;
+    const ptrdiff_t lead = (ptrdiff_t)(-(uintptr_t)to % line / sizeof *to);
+    for (ptrdiff_t i = 0, m = lead ? lead : STEP; i < n; i += m, m = STEP) {
         const ptrdiff_t some = n - i < m ? n - i : m;
         NAME(fa_take)(from + i, some, v);
         EACH(k) v[k] = OF_REAL(FA_UNLESS_BELOW)(v[k], least, v[k] * factor);
-        NAME(fa_give)(to + i, some, v);
+        if (stream && some == STEP)
+            NAME(fa_pass)(to + i, v);
+        else
+            NAME(fa_give)(to + i, some, v);
     }
 }
 #else
@@ -489,7 +493,7 @@ static FA_UNUSED fa_row NAME(fa_row_state)(const STORED *x, ptrdiff_t n, double 
     return row;
 }
 
-/* p (a + b t + c p) + d, p = 2^t; curved: 2 all of it, 1 without c and d, 0 without b too. */
+/* p (a + b t + c p) + d, p = 2^t; curved: 2 all of it, 1 without c and d, 0 without b too, where a folds. */
 typedef struct { REAL base, octaves, a, b, c, d; } NAME(fa_bent);
 
 FA_INLINE void NAME(fa_far)(VEC v[VECTORS], const NAME(fa_bent) *by)
@@ -497,14 +501,23 @@ FA_INLINE void NAME(fa_far)(VEC v[VECTORS], const NAME(fa_bent) *by)
     EACH(k) v[k] = (v[k] - by->base) * by->octaves;
 }
 
+/* by times 2^t; anything where t is below LEAST. */
+FA_INLINE VEC NAME(fa_times_exp2)(VEC t, REAL by)
+{
+#if FA_VECTOR == 32
+    return OF_REAL(fa_exp2_times)(t, by);
+#else
+    return NAME(fa_exp2_of)(t) * by;
+#endif
+}
+
 FA_INLINE void NAME(fa_bow)(VEC t[VECTORS], const NAME(fa_bent) *by, const int curved)
 {
     EACH(k) {
-        const VEC e = NAME(fa_exp2_of)(t[k]);
-        VEC slope = EVERY(by->a);
-        if (curved) slope += by->b * t[k];
-        if (curved == 2) slope += by->c * e;
-        t[k] = OF_REAL(FA_UNLESS_BELOW)(t[k], LEAST, e * slope);
+        VEC e = NAME(fa_times_exp2)(t[k], curved ? 1 : by->a);
+        if (curved == 1) e *= by->a + by->b * t[k];
+        if (curved == 2) e *= by->a + by->b * t[k] + by->c * e;
+        t[k] = OF_REAL(FA_UNLESS_BELOW)(t[k], LEAST, e);
         if (curved == 2) t[k] += by->d;
     }
 }
@@ -551,10 +564,15 @@ static FA_UNUSED void NAME(fa_bend_by)(const STORED *x, ptrdiff_t n, NAME(fa_ben
 {
     if (by.c != 0 || by.d != 0)
         NAME(fa_bend)(x, n, by, out, 2, stream);
-    else if (by.b != 0)
+    else if (by.b != 0 || !fa_folds((double)by.a))
         NAME(fa_bend)(x, n, by, out, 1, stream);
     else
         NAME(fa_bend)(x, n, by, out, 0, stream);
+}
+
+FA_INLINE int NAME(fa_streams)(const STORED *out)
+{
+    return FA_STREAMS && sizeof *out == sizeof(REAL) && (uintptr_t)out % sizeof *out == 0;
 }
 
 /* out = p (a + b log p + c p) + d, log p = scale (x - peak) - rest; d where p is nothing.  out may be x, but not of a
@@ -562,20 +580,13 @@ static FA_UNUSED void NAME(fa_bend_by)(const STORED *x, ptrdiff_t n, NAME(fa_ben
 static FA_UNUSED void NAME(fa_row_bends)(const STORED *x, ptrdiff_t n, double scale, double peak, double rest, double a,
                                          double b, double c, double d, STORED *out, int stream)
 {
-    if (!FA_STREAMS || sizeof *out < sizeof(REAL) || (uintptr_t)out % sizeof *out) stream = 0;
     const double near = peak + rest / scale;
     const REAL octaves = (REAL)(scale * FA_LOG2E);
     const REAL base = (REAL)near > -(REAL)INFINITY && (REAL)near < (REAL)INFINITY ? (REAL)near : (REAL)peak;
     const double left = ((double)base - peak) * scale - rest, f = exp(left);
     const REAL slope = (REAL)((a + b * left) * f), bend = (REAL)(b * f / FA_LOG2E), square = (REAL)(c * f * f);
     const NAME(fa_bent) by = {base, octaves, slope, bend, square, (REAL)d};
-    NAME(fa_bend_by)(x, n, by, out, stream);
-}
-
-static FA_UNUSED void NAME(fa_row_slopes)(const STORED *x, ptrdiff_t n, double scale, double peak, double rest,
-                                          double a, double b, STORED *out)
-{
-    NAME(fa_row_bends)(x, n, scale, peak, rest, a, b, 0, 0, out, 0);
+    NAME(fa_bend_by)(x, n, by, out, stream && NAME(fa_streams)(out));
 }
 
 /* Whether x[at] is the first of the row's largest elements; of a row with NaN none is. */
@@ -596,33 +607,40 @@ static FA_UNUSED fa_row NAME(fa_row_keep)(const STORED *x, ptrdiff_t n, double s
     return NAME(fa_row_state)(x, n, scale, 0);
 }
 
-/* fa_row_slopes with b = 0, from the exponentials in out; x is where they were not kept. */
+/* fa_row_bends with a alone, from the exponentials in e, which may be out; x is where they were not kept. */
 static FA_UNUSED void NAME(fa_row_scale)(const STORED *x, ptrdiff_t n, double scale, double peak, double rest, double a,
-                                         const fa_spans *spans, STORED *out)
+                                         const fa_spans *spans, const STORED *e, STORED *out, int stream)
 {
 #ifdef KEEPS
+    const int past = stream && e != out && NAME(fa_streams)(out);
     for (int k = 0; k < spans->count; k++) {
-        const ptrdiff_t end = k + 1 < spans->count ? spans->from[k + 1] : spans->end;
+        const ptrdiff_t from = spans->from[k], end = k + 1 < spans->count ? spans->from[k + 1] : spans->end;
         const REAL factor = (REAL)(a * exp((spans->peak[k] - peak) * scale - rest) / spans->unit[k]);
-        STORED *here = out + spans->from[k];
-        NAME(fa_times)(here, end - spans->from[k], factor, LEAST_EXP, here);
+        NAME(fa_times)(e + from, end - from, factor, LEAST_EXP, out + from, past);
     }
+#else
+    (void)e;
 #endif
-    if (spans->end < n) NAME(fa_row_slopes)(x + spans->end, n - spans->end, scale, peak, rest, a, 0, out + spans->end);
+    const ptrdiff_t end = spans->end;
+    if (end < n) NAME(fa_row_bends)(x + end, n - end, scale, peak, rest, a, 0, 0, 0, out + end, stream);
 }
 
-/* The gradient of a row's log-probability alone, a p, where p of the token has own more; out may be x. */
+/* The gradient of a row's log-probability alone, a p, where p of the token has own more; out may be x.  With
+ * room for the exponentials another array goes past the caches. */
 static FA_UNUSED void NAME(fa_row_back)(const STORED *x, ptrdiff_t n, double scale, double a, double own,
-                                        ptrdiff_t token, STORED *out)
+                                        ptrdiff_t token, STORED *out, STORED *room)
 {
     fa_spans kept;
+    STORED *const e = room ? room : out;
+    const int stream = room && x != out;
     const double chosen = NAME(fa_get)(x, token);
-    const fa_row row = NAME(fa_row_keep)(x, n, scale, out, &kept);
+    const fa_row row = NAME(fa_row_keep)(x, n, scale, e, &kept);
     const double rest = fa_row_rest(row.total), p = exp((chosen - row.peak) * scale - rest);
     if (row.sound)
-        NAME(fa_row_scale)(x, n, scale, row.peak, rest, a, &kept, out);
+        NAME(fa_row_scale)(x, n, scale, row.peak, rest, a, &kept, e, out, stream);
     else
         for (ptrdiff_t i = 0; i < n; i++) NAME(fa_put)(out, i, NAN);
+    if (stream) fa_drain(); /* before one of them is written again */
     if (row.sound) NAME(fa_put)(out, token, (p > 0 ? p * a : 0) + own);
 }
 

@@ -64,7 +64,7 @@ static int near(double a, double b, double tolerance)
             fa_many_bends_##kind(x, n, ROWS, 1, 0, &all, out);                                                       \
         else                                                                                                         \
             for (ptrdiff_t l = 0; l < ROWS; l++)                                                                     \
-                fa_row_slopes_##kind(x + l * n, n, 1, all.peak[l], all.rest[l], -1, 0, out + l * n);                 \
+                fa_row_bends_##kind(x + l * n, n, 1, all.peak[l], all.rest[l], -1, 0, 0, 0, out + l * n, 0);         \
         for (ptrdiff_t l = 0; l < ROWS; l++)                                                                         \
             for (ptrdiff_t j = 0; j < n; j++) {                                                                      \
                 const double p = exp(fa_get_##kind(x + l * n, j) - all.peak[l] - all.rest[l]);                       \

@@ -137,6 +137,26 @@ def test_a_sure_token_has_no_gradient(walker, dtype, temperature):
     assert not widened("logits", fused.grad_logits).any()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("width", [6, 200, 5003])
+def test_derivatives_near_the_ends_of_the_numbers(walker, dtype, saved, width):
+    """Of a loss that is a sum over much, or was scaled up: no step between may be beyond them, or lose digits."""
+    of = np.finfo(dtype)
+    given = np.array([-of.max * 0.9, of.max * 0.5, of.tiny / 4, of.tiny * 1e3, 1e25, -1e-25, INF, -INF], dtype)
+    x = np.random.default_rng(4).standard_normal((len(given), width)).astype(dtype)
+    x[:, 1] = 30  # all but sure
+    tokens = np.full(len(given), 1)
+    lse = token_log_probs(x, tokens, backend=walker).lse if saved else None
+    got = token_log_probs_grad(x, tokens, given, lse=lse, backend=walker)
+    wide = x.astype(np.longdouble)
+    p = np.exp(wide - wide.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    want = -given[:, None].astype(np.longdouble) * np.delete(p, 1, 1)
+    with np.errstate(over="ignore", under="ignore"):
+        np.testing.assert_allclose(np.delete(got, 1, 1), want.astype(dtype), 60 * of.eps, of.smallest_subnormal)
+
+
 @pytest.mark.parametrize("dtype, most", [("float32", 4e-6), ("float64", 2e-13)])
 def test_accuracy_of_a_long_vocabulary(walker, dtype, most):
     rng = np.random.default_rng(4)
