@@ -106,7 +106,7 @@ cdef class Call:
         policy.rule, policy.grad_entropy, policy.old, policy.advantages = self.kind, 0.0, one.at, other.at
         memcpy(policy.p, self.params, sizeof(policy.p))
         policy.p[self.options] = 1.0 / n if self.mean else self.weight
-        look_past(&work, rows.kind, work.entropy == NULL)
+        look_past(&work, rows.kind, True)
         policy_tallies(policy_of(rows.kind), &work, &policy, few, threads, tallies)
         return self.returned(tallies, n, (made, logp))
 

@@ -130,8 +130,6 @@ cdef extern from "rows.h" nogil:
                            int want) noexcept
     bint fa_is_brief_float(Py_ssize_t n, double scale) noexcept
     void fa_many_back_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all, float *out) noexcept
-    void fa_row_back_float(const float *x, Py_ssize_t n, double scale, double a, double own, Py_ssize_t token,
-                          float *out, float *room) noexcept
     bint fa_takes_again_float(Py_ssize_t n) noexcept
     void fa_many_bends_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, float *out) noexcept
@@ -141,8 +139,6 @@ cdef extern from "rows.h" nogil:
                            int want) noexcept
     bint fa_is_brief_double(Py_ssize_t n, double scale) noexcept
     void fa_many_back_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all, double *out) noexcept
-    void fa_row_back_double(const double *x, Py_ssize_t n, double scale, double a, double own, Py_ssize_t token,
-                           double *out, double *room) noexcept
     bint fa_takes_again_double(Py_ssize_t n) noexcept
     void fa_many_bends_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, double *out) noexcept
@@ -152,8 +148,6 @@ cdef extern from "rows.h" nogil:
                            int want) noexcept
     bint fa_is_brief_f16(Py_ssize_t n, double scale) noexcept
     void fa_many_back_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all, unsigned short *out) noexcept
-    void fa_row_back_f16(const unsigned short *x, Py_ssize_t n, double scale, double a, double own, Py_ssize_t token,
-                        unsigned short *out, unsigned short *room) noexcept
     bint fa_takes_again_f16(Py_ssize_t n) noexcept
     void fa_many_bends_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, unsigned short *out) noexcept
@@ -163,8 +157,6 @@ cdef extern from "rows.h" nogil:
                            int want) noexcept
     bint fa_is_brief_bf16(Py_ssize_t n, double scale) noexcept
     void fa_many_back_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all, unsigned short *out) noexcept
-    void fa_row_back_bf16(const unsigned short *x, Py_ssize_t n, double scale, double a, double own, Py_ssize_t token,
-                         unsigned short *out, unsigned short *room) noexcept
     bint fa_takes_again_bf16(Py_ssize_t n) noexcept
     void fa_many_bends_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
                               fa_slopes *all, unsigned short *out) noexcept
@@ -181,20 +173,24 @@ cdef extern from "rows.h" nogil:
     ctypedef struct fa_spans:
         int count
         Py_ssize_t end
-    fa_row fa_row_keep_float(const float *x, Py_ssize_t n, double scale, float *e, fa_spans *kept) noexcept
-    fa_row fa_row_keep_double(const double *x, Py_ssize_t n, double scale, double *e, fa_spans *kept) noexcept
-    fa_row fa_row_keep_f16(const unsigned short *x, Py_ssize_t n, double scale, unsigned short *e,
+    fa_row fa_row_keep_float(const float *x, Py_ssize_t n, double scale, int want, float *e, fa_spans *kept) noexcept
+    fa_row fa_row_keep_double(const double *x, Py_ssize_t n, double scale, int want, double *e, fa_spans *kept) noexcept
+    fa_row fa_row_keep_f16(const unsigned short *x, Py_ssize_t n, double scale, int want, unsigned short *e,
                            fa_spans *kept) noexcept
-    fa_row fa_row_keep_bf16(const unsigned short *x, Py_ssize_t n, double scale, unsigned short *e,
+    fa_row fa_row_keep_bf16(const unsigned short *x, Py_ssize_t n, double scale, int want, unsigned short *e,
                             fa_spans *kept) noexcept
-    void fa_row_scale_float(const float *x, Py_ssize_t n, double scale, double peak, double rest, double a,
-                            const fa_spans *kept, const float *e, float *out, bint stream) noexcept
-    void fa_row_scale_double(const double *x, Py_ssize_t n, double scale, double peak, double rest, double a,
-                             const fa_spans *kept, const double *e, double *out, bint stream) noexcept
-    void fa_row_scale_f16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a,
-                          const fa_spans *kept, const unsigned short *e, unsigned short *out, bint stream) noexcept
-    void fa_row_scale_bf16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a,
-                           const fa_spans *kept, const unsigned short *e, unsigned short *out, bint stream) noexcept
+    void fa_row_give_float(const float *x, Py_ssize_t n, double scale, const fa_row *row, double rest, double chosen,
+                           Py_ssize_t token, double a, double b, double own, const fa_spans *kept,
+                           const float *e, float *out, bint stream) noexcept
+    void fa_row_give_double(const double *x, Py_ssize_t n, double scale, const fa_row *row, double rest, double chosen,
+                            Py_ssize_t token, double a, double b, double own, const fa_spans *kept,
+                            const double *e, double *out, bint stream) noexcept
+    void fa_row_give_f16(const unsigned short *x, Py_ssize_t n, double scale, const fa_row *row, double rest, double chosen,
+                         Py_ssize_t token, double a, double b, double own, const fa_spans *kept,
+                         const unsigned short *e, unsigned short *out, bint stream) noexcept
+    void fa_row_give_bf16(const unsigned short *x, Py_ssize_t n, double scale, const fa_row *row, double rest, double chosen,
+                          Py_ssize_t token, double a, double b, double own, const fa_spans *kept,
+                          const unsigned short *e, unsigned short *out, bint stream) noexcept
 
 cdef extern from "scan.h" nogil:
     ctypedef struct fa_scan:
@@ -286,8 +282,8 @@ cdef inline bint of_logps_alone(const row_work *w) noexcept nogil:
 
 
 cdef inline bint keeps_all(const row_work *w) noexcept nogil:
-    """Whether such a gradient is made of the exponentials of its own sums."""
-    return of_logps_alone(w) and not w.lse and not w.parts
+    """Whether a gradient is made of the exponentials of its own sums."""
+    return not (w.lse or w.parts or w.grad_sum_p2 or w.grad_mean_logit)
 
 
 cdef fa_row row_of_parts(const fa_row *parts, Py_ssize_t r, Py_ssize_t cuts, double scale) noexcept nogil:

@@ -143,7 +143,7 @@ def policy_rows(str loss_type, logits, str kind, tokens, mask, double scale, old
         policy.p[k] = number
     read_rows(&work, logits, tokens, mask, scale)
     work.logp, work.entropy, work.out = writable(logp), writable(entropy), writable(out)
-    look_past(&work, kind_of(kind), entropy is None)
+    look_past(&work, kind_of(kind), True)
     share_blocks(policy_of(kind_of(kind)), &work, &policy, few, &partials[0, 0],
                  pool.parts(work.rows, few, work.rows * work.columns))
 
@@ -211,8 +211,10 @@ cdef object like_tokens(const plain_rows *rows, int type_):
 
 
 cdef void walk_rows(row_loop loop, const row_work *work, int threads) noexcept:
+    cdef rows_loop all
     if work.rows * work.columns <= WITH_THE_GIL:
-        loop(work)
+        all.loop, all.work = loop, work
+        some_rows(&all, 0, work.last - work.first)
     else:
         share_rows(loop, work, 1, threads)
 

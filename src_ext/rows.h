@@ -98,7 +98,8 @@ typedef struct {
  * They lie in the row's output, which may be the row: a tile is computed aside before it is overwritten.  Or, of calls
  * that are shared, in a room of the thread's own, from where the product goes past the caches or over the row: an EPYC
  * of 2017, 512 x 32,000 floats and half as many doubles in ms, to an array of 64 MB by exponentials taken twice 26.4 and
- * 43, so 15.8 and 23.3, a policy loss there 16.1 for 16.9; in place 15.7 for 17.0, by tiles aside, doubles 22.5 for 24.2.
+ * 43, so 15.8 and 23.3, a policy loss there 16.1 for 16.9; in place 15.7 for 17.0, by tiles aside, doubles 22.5 for 24.2;
+ * with entropy, whose log p is read off the logits again, 19.0 for 28.3 by exponentials taken twice, doubles 27.3 for 45.
  * Each is relative to the level of its time; spans remember which that was.  From ``end`` on nothing was kept: a half has
  * no room for an exponential.  Tried and slower: prefetching the next row on the way back (6.9 instead of 4.5 ms). */
 #define FA_SPANS 16

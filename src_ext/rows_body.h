@@ -300,7 +300,7 @@ NAME(fa_sweep)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *given, const 
     return sums;
 }
 
-/* Apart: as one function they were 5 % slower with AVX2.  What is kept is so without any of the other sums. */
+/* Apart: as one function they were 5 % slower with AVX2.  What is kept is so without moments. */
 #define SUMS_OF(stem, want, bounded, to)                                                                             \
     static FA_APART NAME(fa_tile_sums) NAME(fa_tile_##stem)(const STORED *x, ptrdiff_t n,                            \
                                                             const NAME(fa_level) *level, STORED *keep)               \
@@ -331,6 +331,7 @@ SUMS(entropy, FA_ENTROPY, NULL)
 #endif
 SUMS(moments, FA_ENTROPY | FA_MOMENTS, NULL)
 SUMS(kept, 0, keep)
+SUMS(kept_entropy, FA_ENTROPY, keep)
 
 /* near: that an element lies 127 octaves below the peak is not expected.  Where none does the bits are the same; else
  * the sum is beyond all bounds. */
@@ -338,6 +339,7 @@ FA_INLINE NAME(fa_tile_sums)
 NAME(fa_tile)(const STORED *x, ptrdiff_t n, const NAME(fa_level) *level, int want, int near, STORED *keep)
 {
     (void)near;
+    if (keep && want) return SUMS_BY(kept_entropy);
     if (keep) return SUMS_BY(kept);
     if (want == 0) return SUMS_BY(plain);
     return want == FA_ENTROPY ? SUMS_BY(entropy) : SUMS_BY(moments);
@@ -388,23 +390,6 @@ static FA_UNUSED void NAME(fa_note)(fa_spans *spans, STORED *e, ptrdiff_t at, do
     spans->unit[spans->count++] = unit;
 }
 
-/* to = factor times from, which may be to unless it is a stream; 0 below ``least``.  By whole lines of ``to``:
- * 512 x 32,000 floats in a cache take 0.57 ms so, 0.91 with stores across lines. */
-static FA_UNUSED void NAME(fa_times)(const STORED *from, ptrdiff_t n, REAL factor, REAL least, STORED *to, int stream)
-{
-    VEC v[VECTORS];
-    const size_t line = STEP * sizeof *to < 64 ? STEP * sizeof *to : 64;
-    const ptrdiff_t lead = (ptrdiff_t)(-(uintptr_t)to % line / sizeof *to);
-    for (ptrdiff_t i = 0, m = lead ? lead : STEP; i < n; i += m, m = STEP) {
-        const ptrdiff_t some = n - i < m ? n - i : m;
-        NAME(fa_take)(from + i, some, v);
-        EACH(k) v[k] = OF_REAL(FA_UNLESS_BELOW)(v[k], least, v[k] * factor);
-        if (stream && some == STEP)
-            NAME(fa_pass)(to + i, v);
-        else
-            NAME(fa_give)(to + i, some, v);
-    }
-}
 #else
 FA_INLINE void NAME(fa_note)(fa_spans *spans, STORED *e, ptrdiff_t at, double peak, double unit, double scale)
 {
@@ -575,15 +560,24 @@ FA_INLINE int NAME(fa_streams)(const STORED *out)
     return FA_STREAMS && sizeof *out == sizeof(REAL) && (uintptr_t)out % sizeof *out == 0;
 }
 
+/* Where log p = scale (x - peak) - rest is 0, as far as a REAL can say, and what it is there. */
+FA_INLINE REAL NAME(fa_base)(double scale, double peak, double rest, double *left)
+{
+    const double near = peak + rest / scale;
+    const REAL base = (REAL)near > -(REAL)INFINITY && (REAL)near < (REAL)INFINITY ? (REAL)near : (REAL)peak;
+    *left = ((double)base - peak) * scale - rest;
+    return base;
+}
+
 /* out = p (a + b log p + c p) + d, log p = scale (x - peak) - rest; d where p is nothing.  out may be x, but not of a
  * stream (FA_ROW_STREAM). */
 static FA_UNUSED void NAME(fa_row_bends)(const STORED *x, ptrdiff_t n, double scale, double peak, double rest, double a,
                                          double b, double c, double d, STORED *out, int stream)
 {
-    const double near = peak + rest / scale;
     const REAL octaves = (REAL)(scale * FA_LOG2E);
-    const REAL base = (REAL)near > -(REAL)INFINITY && (REAL)near < (REAL)INFINITY ? (REAL)near : (REAL)peak;
-    const double left = ((double)base - peak) * scale - rest, f = exp(left);
+    double left;
+    const REAL base = NAME(fa_base)(scale, peak, rest, &left);
+    const double f = exp(left);
     const REAL slope = (REAL)((a + b * left) * f), bend = (REAL)(b * f / FA_LOG2E), square = (REAL)(c * f * f);
     const NAME(fa_bent) by = {base, octaves, slope, bend, square, (REAL)d};
     NAME(fa_bend_by)(x, n, by, out, stream && NAME(fa_streams)(out));
@@ -595,53 +589,100 @@ static FA_UNUSED int NAME(fa_row_hit)(const STORED *x, ptrdiff_t at, double top)
     return NAME(fa_get)(x, at) == top && (at == 0 || (double)NAME(fa_tile_top)(x, at) < top);
 }
 
-/* fa_row_state without entropy, with the same bits, that leaves the exponentials in e, which may be x. */
-static FA_UNUSED fa_row NAME(fa_row_keep)(const STORED *x, ptrdiff_t n, double scale, STORED *e, fa_spans *spans)
+/* fa_row_state without moments, with the same bits, that leaves the exponentials in e, which may be x but for entropy. */
+static FA_UNUSED fa_row NAME(fa_row_keep)(const STORED *x, ptrdiff_t n, double scale, int want, STORED *e,
+                                          fa_spans *spans)
 {
 #ifdef KEEPS
-    if (n <= FA_ROW_CUT) return NAME(fa_fold)(x, n, scale, 0, e, spans);
+    if (n <= FA_ROW_CUT && !(want && e == x)) return NAME(fa_fold)(x, n, scale, want, e, spans);
 #endif
     (void)e;
     spans->count = 0;
     spans->end = 0;
-    return NAME(fa_row_state)(x, n, scale, 0);
+    return NAME(fa_row_state)(x, n, scale, want);
 }
 
-/* fa_row_bends with a alone, from the exponentials in e, which may be out; x is where they were not kept. */
+#ifdef KEEPS
+/* to = e (a + b t), t of x; 0 where e is below the normal numbers.  e or x may be to unless it is a stream.  By whole
+ * lines of ``to``: 512 x 32,000 floats in a cache take 0.57 ms so, 0.91 with stores across lines. */
+FA_INLINE void NAME(fa_times)(const STORED *x, const STORED *e, ptrdiff_t n, const NAME(fa_bent) *by, STORED *to,
+                              const int curved, int stream)
+{
+    VEC v[VECTORS], t[VECTORS];
+    const size_t line = STEP * sizeof *to < 64 ? STEP * sizeof *to : 64;
+    const ptrdiff_t lead = (ptrdiff_t)(-(uintptr_t)to % line / sizeof *to);
+    for (ptrdiff_t i = 0, m = lead ? lead : STEP; i < n; i += m, m = STEP) {
+        const ptrdiff_t some = n - i < m ? n - i : m;
+        NAME(fa_take)(e + i, some, v);
+        if (curved) NAME(fa_take)(x + i, some, t), NAME(fa_far)(t, by);
+        EACH(k) v[k] = OF_REAL(FA_UNLESS_BELOW)(v[k], LEAST_EXP, v[k] * (curved ? by->a + by->b * t[k] : EVERY(by->a)));
+        if (stream && some == STEP)
+            NAME(fa_pass)(to + i, v);
+        else
+            NAME(fa_give)(to + i, some, v);
+    }
+}
+
+static FA_UNUSED void NAME(fa_times_by)(const STORED *x, const STORED *e, ptrdiff_t n, NAME(fa_bent) by, STORED *to,
+                                        int stream)
+{
+    if (by.b != 0)
+        NAME(fa_times)(x, e, n, &by, to, 1, stream);
+    else
+        NAME(fa_times)(x, e, n, &by, to, 0, stream);
+}
+#endif
+
+/* fa_row_bends with a and b, from the exponentials in e, which may be out; x, which may be out, too, is needed where
+ * there is b, or they were not kept. */
 static FA_UNUSED void NAME(fa_row_scale)(const STORED *x, ptrdiff_t n, double scale, double peak, double rest, double a,
-                                         const fa_spans *spans, const STORED *e, STORED *out, int stream)
+                                         double b, const fa_spans *spans, const STORED *e, STORED *out, int stream)
 {
 #ifdef KEEPS
     const int past = stream && e != out && NAME(fa_streams)(out);
+    double left;
+    const REAL base = NAME(fa_base)(scale, peak, rest, &left);
     for (int k = 0; k < spans->count; k++) {
         const ptrdiff_t from = spans->from[k], end = k + 1 < spans->count ? spans->from[k + 1] : spans->end;
-        const REAL factor = (REAL)(a * exp((spans->peak[k] - peak) * scale - rest) / spans->unit[k]);
-        NAME(fa_times)(e + from, end - from, factor, LEAST_EXP, out + from, past);
+        const double factor = exp((spans->peak[k] - peak) * scale - rest) / spans->unit[k];
+        const NAME(fa_bent) by = {base, (REAL)(scale * FA_LOG2E), (REAL)((a + b * left) * factor),
+                                  (REAL)(b * factor / FA_LOG2E), 0, 0};
+        NAME(fa_times_by)(x + from, e + from, end - from, by, out + from, past);
     }
 #else
     (void)e;
 #endif
     const ptrdiff_t end = spans->end;
-    if (end < n) NAME(fa_row_bends)(x + end, n - end, scale, peak, rest, a, 0, 0, 0, out + end, stream);
+    if (end < n) NAME(fa_row_bends)(x + end, n - end, scale, peak, rest, a, b, 0, 0, out + end, stream);
 }
 
-/* The gradient of a row's log-probability alone, a p, where p of the token has own more; out may be x.  With
- * room for the exponentials another array goes past the caches. */
+/* A row's gradient, p (a + b log p), where p of the token, whose logit was chosen, has own more; from what fa_row_keep
+ * found and left. */
+static FA_UNUSED void NAME(fa_row_give)(const STORED *x, ptrdiff_t n, double scale, const fa_row *row, double rest,
+                                        double chosen, ptrdiff_t token, double a, double b, double own,
+                                        const fa_spans *spans, const STORED *e, STORED *out, int stream)
+{
+    const double t = (chosen - row->peak) * scale - rest, p = exp(t);
+    if (!row->sound) { /* no probabilities: every derivative is NaN */
+        for (ptrdiff_t i = 0; i < n; i++) NAME(fa_put)(out, i, NAN);
+        return;
+    }
+    if (a == 0 && b == 0)
+        memset(out, 0, (size_t)n * sizeof *out);
+    else
+        NAME(fa_row_scale)(x, n, scale, row->peak, rest, a, b, spans, e, out, stream);
+    if (stream) fa_drain(); /* before one of them is written again */
+    NAME(fa_put)(out, token, (p > 0 ? p * (a + b * t) : 0) + own);
+}
+
+/* The same of a log-probability alone; out may be x. */
 static FA_UNUSED void NAME(fa_row_back)(const STORED *x, ptrdiff_t n, double scale, double a, double own,
-                                        ptrdiff_t token, STORED *out, STORED *room)
+                                        ptrdiff_t token, STORED *out)
 {
     fa_spans kept;
-    STORED *const e = room ? room : out;
-    const int stream = room && x != out;
     const double chosen = NAME(fa_get)(x, token);
-    const fa_row row = NAME(fa_row_keep)(x, n, scale, e, &kept);
-    const double rest = fa_row_rest(row.total), p = exp((chosen - row.peak) * scale - rest);
-    if (row.sound)
-        NAME(fa_row_scale)(x, n, scale, row.peak, rest, a, &kept, e, out, stream);
-    else
-        for (ptrdiff_t i = 0; i < n; i++) NAME(fa_put)(out, i, NAN);
-    if (stream) fa_drain(); /* before one of them is written again */
-    if (row.sound) NAME(fa_put)(out, token, (p > 0 ? p * a : 0) + own);
+    const fa_row row = NAME(fa_row_keep)(x, n, scale, 0, out, &kept);
+    NAME(fa_row_give)(x, n, scale, &row, fa_row_rest(row.total), chosen, token, a, 0, own, &kept, out, out, 0);
 }
 
 #include "rows_slim.h"

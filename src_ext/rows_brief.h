@@ -93,7 +93,7 @@ static FA_APART void NAME(fa_brief_back)(const STORED *x, ptrdiff_t n, ptrdiff_t
                 }
                 to[s->token[i]] = (STORED)((p > 0 ? p * s->a[i] : 0) + s->own[i]);
             } else {
-                NAME(fa_row_back)(from, n, scale, s->a[i], s->own[i], s->token[i], to, NULL);
+                NAME(fa_row_back)(from, n, scale, s->a[i], s->own[i], s->token[i], to);
             }
         }
     }
