@@ -26,7 +26,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.int16, np.uint8, np.uint64])
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.int16, np.int8, np.uint8, np.uint32, np.uint64])
 @pytest.mark.parametrize("name", CALLS)
 def test_integers_are_flags(backend, name, dtype):
     want = CALLS[name](FLAGS, backend, None)
