@@ -7,7 +7,7 @@ import numpy as np
 
 from . import arrays
 from .arrays import Array
-from .dispatch import Engine, choose
+from .dispatch import Engine, choose, extension
 
 
 def _segments(n: int, shape: tuple[int, ...], cu_seqlens: Array | None, given: str = "logp has shape") -> np.ndarray:
@@ -55,6 +55,11 @@ def sequence_log_probs(
     >>> sequence_log_probs([-1.0, -2.0, -4.0], cu_seqlens=[0, 2, 3]).tolist()
     [-3.0, -4.0]
     """
+    core = extension(backend) if type(logp) is np.ndarray else None
+    if core is not None:
+        done = core.group_reduce_ready(logp, mask, cu_seqlens, reduction)
+        if done is not None:
+            return done
     mean = arrays.choice("reduction", reduction, ("sum", "mean")) == "mean"
     engine = choose(backend, logp)
     (x,) = arrays.reals(logp=logp)
@@ -87,6 +92,11 @@ def sequence_log_probs_grad(
     >>> sequence_log_probs_grad([1.0, 3.0], mask=[[1, 1], [1, 0]], reduction="mean").tolist()
     [[0.5, 0.5], [3.0, 0.0]]
     """
+    core = extension(backend) if type(grad) is np.ndarray else None
+    if core is not None:
+        done = core.group_spread_ready(grad, shape, mask, cu_seqlens, reduction)
+        if done is not None:
+            return done
     mean = arrays.choice("reduction", reduction, ("sum", "mean")) == "mean"
     engine = choose(backend, grad)
     (g,) = arrays.reals(grad=grad)
@@ -108,13 +118,13 @@ def sequence_log_probs_grad(
     kept = arrays.flags("mask", mask, shape)
     kept = None if kept is None else kept.reshape((n,))
     if n:
-        counts = engine.place(_counts(offsets, engine, kept))
+        counts = engine.place(_counts(offsets, engine, kept if mean else None))
         engine.group_spread(g, engine.place(offsets), kept, mean, counts, out)
     return out.reshape(shape)
 
 
 def _counts(offsets: np.ndarray, engine: Engine, kept: Array | None) -> np.ndarray:
-    """How many elements of each sequence count.  A bool may hold any byte but 0 for True."""
+    """How many elements of each sequence count, which only means ask for.  A bool may hold any byte but 0 for True."""
     if kept is None:
         return np.diff(offsets)
     ranks = np.concatenate([[0], np.cumsum(engine.host(kept) != 0, dtype=np.int64)])[offsets]

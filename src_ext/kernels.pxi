@@ -532,22 +532,7 @@ cdef void *writable(cnp.ndarray array) except? NULL:
 include "plain.pxi"
 include "row_calls.pxi"
 include "call.pxi"
-
-
-def group_reduce(values, const long long[::1] offsets, const unsigned char[::1] mask, bint mean, out,
-                 long long[::1] counts):
-    if values.dtype.itemsize == 4:
-        reduce_float(values, offsets, mask, mean, out, counts)
-    else:
-        reduce_double(values, offsets, mask, mean, out, counts)
-
-
-def group_spread(grad, const long long[::1] offsets, const unsigned char[::1] mask, bint mean,
-                 const long long[::1] counts, out):
-    if grad.dtype.itemsize == 4:
-        spread_float(grad, offsets, mask, mean, counts, out)
-    else:
-        spread_double(grad, offsets, mask, mean, counts, out)
+include "group_calls.pxi"
 
 
 VECMATH = ("exp", "expm1", "log", "log1p", "exp_of_minus", "log1p_unit")

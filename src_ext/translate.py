@@ -368,7 +368,6 @@ def translate(rules: ModuleType, folder: Path, stamp: str) -> dict[str, str]:
     parts.append(scan_table(scans))
     for shape in ("row", "fused"):
         parts += [fill(shape, KIND=kind, TYPE=c, REAL=real, STEM=stem) for kind, c, real, stem in ROW_KINDS]
-    parts += [fill("group", TYPE=real) for real in ("float", "double")]
     return {"rules_body.h": found.c_body(), "rules_table.h": found.table(), "rules.pxi": "\n\n".join(parts) + "\n"}
 
 
