@@ -63,7 +63,7 @@ class Rule:
         engine = choose(backend, *given)
         ready = engine.ready(self)
         done = None if ready is None else ready(given, mask, out)
-        return done if done is not None else self._prepared(engine, given, mask, out)
+        return done if done is not None else self._prepared(engine, given, mask, out, ready)
 
     def alone(self, n: int) -> bool:
         """Whether so many elements are walked by one thread."""
@@ -76,7 +76,8 @@ class Rule:
             return tuple(np.empty((self.wanted, *shape), dtype))
         return tuple([np.empty(shape, dtype) for _ in range(self.wanted)])
 
-    def _prepared(self, engine: Engine, given: tuple[Any, ...], mask: Any, out: Any) -> Any:
+    def _prepared(self, engine: Engine, given: tuple[Any, ...], mask: Any, out: Any, ready: Any) -> Any:
+        """Cast, they may be taken whole after all."""
         if len({x is None for x in given[self.required :]}) > 1:
             names = " and ".join(self.names[self.required :])
             raise TypeError(f"only one of {names} is given; expected both or neither")
@@ -84,6 +85,10 @@ class Rule:
         inputs = arrays.reals(*OPTIONAL, **dict(zip(self.names, given, strict=True)))
         shape, dtype, flat = inputs[0].shape, inputs[0].dtype, (inputs[0].size,)
         kept = arrays.flags("mask", mask, shape)
+        if ready is not None and out is None:
+            done = ready(tuple(inputs), None if kept is None else kept.view(np.bool_), None)
+            if done is not None:
+                return done
         n = flat[0] if kept is None else kept_count(engine, kept)
         weight = self.weight if self.weight is not None else 1.0 / n if n else 1.0
         if out is not None:

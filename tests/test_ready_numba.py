@@ -82,19 +82,19 @@ def test_so_it_has_with_a_mask(taken, long_way, call, reads, dtype, n):
     np.testing.assert_array_equal(told, numbers)
 
 
-def test_what_must_be_prepared_or_divided_is_left_alone(taken, threads):
+def test_what_must_be_prepared_is_taken_then_and_what_is_divided_is_not(taken, threads):
     x, y = inputs(2, (50,), np.float64)
     want = kl_estimate(x, y, backend="numpy").value
     odd = np.frombuffer(b"\0" + x.tobytes(), np.float64, 50, 1)
     for given in (x[::-1][::-1], odd, x.astype(">f8"), x.tolist()):
         np.testing.assert_allclose(kl_estimate(given, y, backend="numba").value, want, rtol=1e-14)
-    assert taken == [True, False, False, False]
+    assert taken == [True, *[False, True] * 3]
     assert kl_estimate(x, y, mask=np.zeros(50, bool), backend="numba").value.tolist() == [0.0] * 50
     assert kl_estimate(x[:0], y[:0], backend="numba").value.size == 0
     for count, n in ((1, 300_000), (2, 300_000), (2, 150_000)):
         threads(count)
         kl_estimate(*inputs(2, (n,), np.float32), backend="numba")
-    assert taken[4:] == [False, False, True, False, True]
+    assert taken[7:] == [*[False, False] * 2, True, False, False, True]
 
 
 def test_what_is_wrong_is_explained(taken):
