@@ -193,11 +193,11 @@ def gae(
     >>> gae([1.0, 1.0, 3.0], [0.0, 0.0, 0.0], [0, 0, 0], cu_seqlens=[0, 2, 3], gamma=0.5, lam=1.0)[0].tolist()
     [1.5, 1.0, 3.0]
     """
-    plain = type(rewards) is np.ndarray and values is not None and cu_seqlens is None
-    core = extension(backend, True) if plain else None
+    core = extension(backend, True) if type(rewards) is np.ndarray and values is not None else None
     if core is not None:
         optional = next_values, final_values, last_values, terminated, truncated, mask
-        done = core.scan_ready("gae", rewards, values, *optional, gamma, lam, layout, out, threads.WORTH_SHARING)
+        numbers = gamma, lam, layout, cu_seqlens
+        done = core.scan_ready("gae", rewards, values, *optional, *numbers, out, threads.WORTH_SHARING)
         if done is not None:
             return done
     named = {"rewards": rewards, "values": values, "next_values": next_values, "final_values": final_values}
@@ -236,15 +236,14 @@ def discounted_returns(
     [1.5, 1.0, 2.0]
     """
     given = None if out is None else (out,)
-    plain = type(rewards) is np.ndarray and cu_seqlens is None
-    core = extension(backend, True) if plain else None
+    numbers = gamma, 1.0, layout, cu_seqlens
+    core = extension(backend, True) if type(rewards) is np.ndarray else None
     if core is not None:
         optional = next_values, final_values, last_values, terminated, truncated, None
-        done = core.scan_ready("returns", rewards, None, *optional, gamma, 1.0, layout, given, threads.WORTH_SHARING)
+        done = core.scan_ready("returns", rewards, None, *optional, *numbers, given, threads.WORTH_SHARING)
         if done is not None:
             return done[0]
     named = {"rewards": rewards, "next_values": next_values, "final_values": final_values}
-    numbers = gamma, 1.0, layout, cu_seqlens
     (returns,) = _run(
         "returns", named, terminated, truncated, last_values, None, *numbers, given, ("returns",), backend
     )

@@ -4,7 +4,7 @@ cimport numpy as cnp
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_AsUTF8
-from libc.math cimport INFINITY, NAN, exp, isfinite
+from libc.math cimport INFINITY, NAN, exp, fabs, isfinite
 from libc.stddef cimport ptrdiff_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
@@ -436,7 +436,7 @@ cdef void *behind(const void *array, Py_ssize_t skipped) noexcept nogil:
 
 
 def scan_ready(str kind, rewards, values, next_values, final_values, last_values, terminated, truncated, mask, gamma,
-               lam, layout, out, Py_ssize_t limit):
+               lam, layout, cu_seqlens, out, Py_ssize_t limit):
     """The checks, the outputs and the scan of arrays that need no cast, in a few hundred nanoseconds; from ``limit``
     elements on divided among threads.
 
@@ -448,6 +448,9 @@ def scan_ready(str kind, rewards, values, next_values, final_values, last_values
     cdef const unsigned char **flags[3]
     cdef int k, threads = 1
     cdef bint time_major
+    cdef Py_ssize_t streams
+    cdef double number
+    cdef float single
     if asked_elsewhere() or not look(rewards, &like) or like.size == 0 or like.ndim not in (1, 2):
         return None
     if like.type not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE) or type(layout) is not str:
@@ -465,10 +468,19 @@ def scan_ready(str kind, rewards, values, next_values, final_values, last_values
         return None
     lay_out(&work, like.shape[0] if like.ndim == 2 else 1, like.shape[like.ndim - 1], time_major)
     work.rewards, work.offsets = like.at, NULL
+    if cu_seqlens is not None:
+        bounds = offsets_of(cu_seqlens, &like, &work.offsets, &streams)
+        if bounds is None:
+            return None
+        lay_out(&work, streams, 0, False)
     places[0], places[1], places[2], places[3] = &work.values, &work.next_values, &work.final_values, &work.last_values
     for k, array in enumerate((values, next_values, final_values, last_values)):
         places[k][0] = NULL
         if array is None:
+            continue
+        if k == 3 and work.streams == 1 and number_of(array, &number) and fabs(number) <= 1e30:  # beyond, NumPy casts
+            single = <float> number
+            places[k][0] = &single if like.type == cnp.NPY_FLOAT else <const void *> &number
             continue
         if not look(array, &other) or other.type != like.type:
             return None
@@ -486,7 +498,7 @@ def scan_ready(str kind, rewards, values, next_values, final_values, last_values
             if taken is not array:
                 held.append(taken)
             flags[k][0] = <const unsigned char *> other.at
-    if like.ndim == 2 and like.size >= limit:
+    if (like.ndim == 2 or work.offsets) and like.size >= limit:
         threads = pool.stream_parts(time_major, work.streams, like.size)
         if threads > 1 and not shares():
             return None
@@ -500,8 +512,8 @@ def scan_ready(str kind, rewards, values, next_values, final_values, last_values
     for k, array in enumerate(made if out is not None else ()):
         if not look(array, &target) or target.type != like.type or not alike(&target, &like) or target.readonly:
             return None
-        given = rewards, values, next_values, final_values, last_values, terminated, truncated, mask
-        if meets(&target, given, 8) or meets(&target, made, k):
+        given = rewards, values, next_values, final_values, last_values, terminated, truncated, mask, cu_seqlens
+        if meets(&target, given, 9) or meets(&target, made, k):
             return None
     work.out = cnp.PyArray_DATA(<cnp.ndarray> made[0])
     work.returns = NULL if values is None else cnp.PyArray_DATA(<cnp.ndarray> made[1])

@@ -115,8 +115,8 @@ cdef Py_ssize_t kept_of(const unsigned char *mask, Py_ssize_t n) noexcept:
 
 
 cdef bint number_of(x, double *found) noexcept:
-    """Whether this is a Python float, or an int that is one."""
-    if type(x) not in (float, int):
+    """Whether this is a float, of Python or NumPy's float64, which is one; or an int that is one."""
+    if not isinstance(x, float) and type(x) is not int:
         return False
     try:
         found[0] = x

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import same
 
-from fastalign import compute_log_probs, sequence_log_probs, sequence_log_probs_grad
+from fastalign import compute_log_probs, discounted_returns, gae, sequence_log_probs, sequence_log_probs_grad
 from fastalign.backends import cython_cpu
 
 pytestmark = pytest.mark.skipif(cython_cpu.why_not() is not None, reason=f"cython: {cython_cpu.why_not()}")
@@ -129,3 +129,61 @@ def test_log_probs_of_whole_sequences(real):
     mask = RNG.random((5, 9)) < 0.6
     slow = compute_log_probs(logits, tokens.astype(np.uint64), mask=mask)
     same([compute_log_probs(logits, tokens, mask=mask)], [slow])
+
+
+def recurrences(rewards, values, ends, more, cu_seqlens, out):
+    pair = None if out is None else (out, np.empty_like(out))
+    both = gae(rewards, values, ends, **more, cu_seqlens=cu_seqlens, out=pair)
+    rest = {name: x for name, x in more.items() if name not in ("mask", "lam")}
+    return [*both, discounted_returns(rewards, ends, **rest, cu_seqlens=cu_seqlens)]
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_packed_recurrences(lengths, real):
+    rewards, offsets = packed(lengths, real)
+    values, final = RNG.standard_normal((2, len(rewards))).astype(real)
+    ends, cuts = RNG.random((2, len(rewards))) < 0.05
+    last = RNG.standard_normal(len(lengths)).astype(real)
+    for more in (
+        {},
+        {"last_values": last, "gamma": np.float64(0.9)},
+        {"truncated": cuts, "final_values": final, "last_values": last},
+        {"mask": RNG.random(len(rewards)) < 0.6, "lam": 1},
+    ):
+        want = recurrences(rewards, values, ends, more, offsets.tolist(), None)
+        for integers in (np.int64, np.int32):
+            some = offsets.astype(integers)
+            same(recurrences(rewards, values, ends, more, some, np.empty_like(rewards)), want)
+            numbers = more.get("gamma", 0.99), more.get("lam", 0.95), "TN", some
+            flags = more.get("last_values"), ends, more.get("truncated"), more.get("mask")
+            done = taken(
+                "scan_ready", "gae", rewards, values, None, more.get("final_values"), *flags, *numbers, None, 1 << 40
+            )
+            same(done, want[:2])
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_a_number_for_the_last_value_of_one_stream(real):
+    rewards, values = RNG.standard_normal((2, 40)).astype(real)
+    ends, more = np.zeros(40, bool), (0.9, 0.8, "TN", None, None, 1 << 40)
+    for last in (0.6, 3, np.float64(-2.5), 1e-50):
+        want = gae(rewards, values, ends, last_values=np.array([last], real), gamma=0.9, lam=0.8)
+        same(gae(rewards, values, ends, last_values=last, gamma=0.9, lam=0.8), want)
+        same(taken("scan_ready", "gae", rewards, values, None, None, last, ends, None, None, *more), want)
+    two = rewards.reshape(20, 2)
+    with pytest.raises(ValueError, match=r"expected \(2,\)"):
+        gae(two, two, np.zeros((20, 2), bool), last_values=0.6)
+    for wrong in ("0.6", 1j):
+        with pytest.raises(TypeError, match="last_values"):
+            gae(rewards, values, ends, last_values=wrong)
+
+
+def test_no_output_is_where_sequences_begin():
+    memory = np.zeros(40, np.int32)
+    memory[:3] = 0, 4, 10
+    out = memory[:20].view(np.float32)[:10]
+    rewards = np.ones(10, np.float32)
+    with pytest.raises(ValueError, match="shares memory"):
+        discounted_returns(rewards, np.zeros(10, bool), cu_seqlens=memory[:3], out=out)
+    assert memory[:3].tolist() == [0, 4, 10]
