@@ -65,12 +65,11 @@ def policy_loss_from_logits(
     >>> round(r.loss, 6), r.grad_logits is logits, logits.round(4).tolist()
     (-0.28768, True, [[0.0494, 0.1342, -0.1836], [0.1607, -0.1, -0.0607]])
     """
-    plain = type(logits) is np.ndarray and type(entropy_coef) in (float, int)
-    core = extension(backend) if plain and entropy_coef == 0 else None
+    core = extension(backend) if type(logits) is np.ndarray else None
     if core is not None:
         whole = _whole(core, loss_type, clip_low, clip_high, log_ratio_clamp, aggregation)
         ids, kept = countable(tokens, mask, ignore_index, out)
-        arguments = logits, ids, old_log_probs, advantages, temperature, kept, out
+        arguments = logits, ids, old_log_probs, advantages, temperature, kept, entropy_coef, out
         done = whole(*arguments, threads.WORTH_SHARING, policy_rows.CACHED)
         if done is not None:
             return done

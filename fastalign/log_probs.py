@@ -80,11 +80,11 @@ def _forward(
     moments: tuple[bool, bool, bool] = (False, False, False),
 ) -> TokenLogProbs:
     """``name`` is what the caller calls the tokens; ``out`` is for logp; ``moments``: which of the last three."""
-    core = extension(backend, True) if type(logits) is np.ndarray and out is None else None
+    core = extension(backend, True) if type(logits) is np.ndarray else None
     if core is not None:
-        ids, kept = countable(tokens, mask, ignore_index)
+        ids, kept = countable(tokens, mask, ignore_index, out)
         plain = logits, ids, temperature, kept
-        done = core.row_forward_ready(TokenLogProbs, *plain, entropy, *moments, threads.WORTH_SHARING)
+        done = core.row_forward_ready(TokenLogProbs, *plain, entropy, *moments, out, threads.WORTH_SHARING)
         if done is not None:
             return done
     engine = choose(backend, logits, tokens)

@@ -73,7 +73,8 @@ cdef class Call:
         tallies_of(&work, first.size, threads, tallies)
         return self.returned(tallies, n, outputs)
 
-    def rows_ready(self, logits, tokens, old, advantages, temperature, mask, out, Py_ssize_t limit, Py_ssize_t cached):
+    def rows_ready(self, logits, tokens, old, advantages, temperature, mask, entropy_coef, out, Py_ssize_t limit,
+                   Py_ssize_t cached):
         """The same for a policy loss from logits and back: (loss, gradient, log-probabilities, metrics).
 
         As many rows have their own tallies as fit into ``cached`` bytes, as in policy_rows.py; from ``limit`` elements
@@ -86,8 +87,9 @@ cdef class Call:
         cdef Py_ssize_t n, few
         cdef int threads
         cdef double[FA_RESULTS] tallies
+        cdef double coef, weight
         counts = look_at_rows(logits, tokens, temperature, mask, &rows, &work)
-        if counts is None:
+        if counts is None or not number_of(entropy_coef, &coef) or not fabs(coef) <= 1e30:
             return None
         if not look(old, &one) or one.type != rows.real or not alike(&one, &rows.tokens):
             return None
@@ -102,13 +104,19 @@ cdef class Call:
         if out is not None and not takes_gradient(out, logits, &rows, (tokens, mask, old, advantages)):
             return None
         logp = like_tokens(&rows, rows.real)
+        entropy = like_tokens(&rows, rows.real) if coef else None
+        weight = 1.0 / n if self.mean else self.weight
         work.out, work.logp = cnp.PyArray_DATA(<cnp.ndarray> made), cnp.PyArray_DATA(<cnp.ndarray> logp)
-        policy.rule, policy.grad_entropy, policy.old, policy.advantages = self.kind, 0.0, one.at, other.at
+        work.entropy = writable(entropy)
+        policy.rule, policy.grad_entropy, policy.old, policy.advantages = self.kind, -coef * weight, one.at, other.at
         memcpy(policy.p, self.params, sizeof(policy.p))
-        policy.p[self.options] = 1.0 / n if self.mean else self.weight
+        policy.p[self.options] = weight
         look_past(&work, rows.kind, True)
         policy_tallies(policy_of(rows.kind), &work, &policy, few, threads, tallies)
-        return self.returned(tallies, n, (made, logp))
+        if entropy is None:
+            return self.returned(tallies, n, (made, logp))
+        spread = entropy.sum(dtype="d")  # and Python's product: C would round that and the difference at once
+        return self.returned(tallies, n, (made, logp), spread, (coef * weight) * spread)
 
     cdef object takes(self, tuple given, const plain_array *first, fa_pointwise *work):
         """What must live on while the inputs are read; None if one of them is not plain, or absent alone."""
@@ -142,12 +150,14 @@ cdef class Call:
                 return False
         return True
 
-    cdef object returned(self, const double *tallies, Py_ssize_t n, tuple outputs):
-        """As Rule.returned in fastalign/elementwise.py."""
+    cdef object returned(self, const double *tallies, Py_ssize_t n, tuple outputs, spread=None, bonus=None):
+        """As Rule.returned in fastalign/elementwise.py; with the sum of entropies, and what it takes off the loss."""
         cdef double loss = tallies[0] / n if self.mean else tallies[0] * self.weight
         cdef int k, tally
         cdef dict metrics
         cdef int count = <int> len(outputs)
+        if spread is not None:
+            loss -= <double> bonus
         values = new_tuple(self.result, 1 + count + (self.rates is not None))
         put(values, 0, loss)
         for k in range(count):
@@ -158,6 +168,8 @@ cdef class Call:
                 tally = self.tally[k]
                 metrics[self.rates[k]] = (
                     loss if tally == 0 else tallies[tally] / n if tally < self.kind.sums else tallies[tally])
+            if spread is not None:
+                metrics["entropy"] = <double> spread / n
             put(values, 1 + count, metrics)
         return values
 

@@ -220,13 +220,14 @@ cdef void walk_rows(row_loop loop, const row_work *work, int threads) noexcept:
 
 
 def row_forward_ready(result, logits, tokens, temperature, mask, bint entropy, bint sum_p2, bint mean_logit, bint top1,
-                      Py_ssize_t limit):
-    """token_log_probs's ``result``, its six fields; None where anything is unusual or wrong.
+                      out, Py_ssize_t limit):
+    """token_log_probs's ``result``, its six fields, the first into ``out``; None where anything is unusual or wrong.
 
     From ``limit`` elements on it is divided among threads.
     """
     cdef row_work work
     cdef plain_rows rows
+    cdef plain_array target
     cdef int k, threads
     counts = look_at_rows(logits, tokens, temperature, mask, &rows, &work)
     if counts is None:
@@ -234,12 +235,21 @@ def row_forward_ready(result, logits, tokens, temperature, mask, bint entropy, b
     threads = row_helpers(&work, 1, limit)
     if threads == 0:
         return None
+    if out is not None:
+        if not look(out, &target) or target.type != rows.real or not alike(&target, &rows.tokens) or target.readonly:
+            return None
+        if meets(&target, (logits, tokens, mask), 3):
+            return None
     values = new_tuple(result, 6)
     cdef bint[6] wanted
     cdef (void *)[6] places
     wanted[0], wanted[1], wanted[2], wanted[3], wanted[4], wanted[5] = True, True, entropy, sum_p2, mean_logit, top1
     for k in range(6):
-        array = like_tokens(&rows, cnp.NPY_BOOL if k == 5 else rows.real) if wanted[k] else None
+        array = None
+        if k == 0 and out is not None:
+            array = out
+        elif wanted[k]:
+            array = like_tokens(&rows, cnp.NPY_BOOL if k == 5 else rows.real)
         places[k] = cnp.PyArray_DATA(<cnp.ndarray> array) if wanted[k] else NULL
         put(values, k, array)
     work.logp, work.lse, work.entropy = places[0], places[1], places[2]

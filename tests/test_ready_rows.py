@@ -48,7 +48,10 @@ def test_forward(shape, kind):
     for mask in masks(shape[:-1]):
         for more in ({}, {"entropy": True}, {"sum_p2": True, "mean_logit": True}, {"top1": True, "temperature": 0.7}):
             same(token_log_probs(x, tokens, mask=mask, **more), token_log_probs(x, cast, mask=mask, **more))
-    same([selective_log_softmax(x, tokens)], [selective_log_softmax(x, cast)])
+    want = selective_log_softmax(x, cast)
+    out = np.full_like(want, 7)
+    assert selective_log_softmax(x, tokens, out=out) is out
+    same([selective_log_softmax(x, tokens), out], [want, want])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -86,7 +89,8 @@ def test_policy_loss(monkeypatch, shape, kind):
     for mask in masks(shape[:-1]):
         for cached in (1 << 20, 3 * x[..., :1, :].nbytes if x.ndim > 1 else 1):
             monkeypatch.setattr("fastalign.policy_rows.CACHED", cached)
-            for more in ({}, {"aggregation": "token_sum", "clip_high": 0.3, "temperature": 0.7}):
+            summed = {"aggregation": "token_sum", "clip_high": 0.3, "temperature": 0.7}
+            for more in ({}, summed, {"entropy_coef": 0.01}, {**summed, "entropy_coef": -3}):
                 want = policy_loss_from_logits(x, cast, old, advantages, mask=mask, **more)
                 out, place = np.full_like(x, 7), x.copy()
                 for logits, target in ((x, None), (x, out), (place, place)):
@@ -101,7 +105,13 @@ def test_all_are_taken(kind):
     core = cython_cpu.load(cython_cpu.isas()[-1])
     x, tokens, _ = some((3, 40), kind)
     out, g = np.zeros_like(x), np.ones(3, np.float64 if kind == "f64" else np.float32)
-    assert core.row_forward_ready(TokenLogProbs, x, tokens, 1.0, None, False, False, False, False, 1 << 40)
+    for temperature in (1.0, 1, np.float64(1.0)):
+        assert core.row_forward_ready(
+            TokenLogProbs, x, tokens, temperature, None, False, False, False, False, None, 1 << 40
+        )
+    logp = np.empty_like(g)
+    done = core.row_forward_ready(TokenLogProbs, x, tokens, 1.0, None, False, False, False, False, logp, 1 << 40)
+    assert done.logp is logp
     assert core.row_backward_ready(x, tokens, (g, *[None] * 6), 1.0, None, out, 1 << 40) is out
     assert core.row_backward_ready(x, tokens, (g, *[None] * 6), 1.0, None, None, 1 << 40).dtype == x.dtype
 
@@ -112,7 +122,9 @@ def test_other_types_of_two_bytes_are_not():
     x, tokens, _ = some((3, 40), "bfloat16")
     structured = x.view(np.uint16).view([("bfloat16", np.uint16)])
     for logits in (x.view(np.int16), structured, x.view("V2"), x[:, ::2]):
-        forward = core.row_forward_ready(TokenLogProbs, logits, tokens, 1.0, None, False, False, False, False, 1 << 40)
+        forward = core.row_forward_ready(
+            TokenLogProbs, logits, tokens, 1.0, None, False, False, False, False, None, 1 << 40
+        )
         assert forward is None
     g = np.ones(3, np.float32)
     out = np.zeros((3, 40), np.uint16)

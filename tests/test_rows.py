@@ -274,7 +274,9 @@ def test_no_call_of_rows_of_several_parts_is_taken_whole():
         core = cython_cpu.load(isa)
         for columns, taken in ((CUT, True), (CUT + 1, False)):
             x, tokens, g = np.zeros((1, columns), np.float32), np.zeros(1, np.int64), np.ones(1, np.float32)
-            forward = core.row_forward_ready(TokenLogProbs, x, tokens, 1.0, None, False, False, False, False, 1 << 40)
+            forward = core.row_forward_ready(
+                TokenLogProbs, x, tokens, 1.0, None, False, False, False, False, None, 1 << 40
+            )
             back = core.row_backward_ready(x, tokens, (g, *[None] * 6), 1.0, None, None, 1 << 40)
             assert (forward is not None, back is not None) == (taken, taken)
 

@@ -112,9 +112,9 @@ def _rows(logits: Array, tokens: Any, temperature: Any, mask: Any, limit: int) -
 
 def row_forward_ready(
     result: Any, logits: Array, tokens: Any, temperature: Any, mask: Any, entropy: bool, sum_p2: bool,
-    mean_logit: bool, top1: bool, limit: int,
+    mean_logit: bool, top1: bool, out: Any, limit: int,
 ) -> Any:  # fmt: skip
-    found = _rows(logits, tokens, temperature, mask, limit)
+    found = _rows(logits, tokens, temperature, mask, limit) if out is None else None
     if found is None:
         return None
     kind, real, rows, ids, kept, scale = found
