@@ -73,6 +73,7 @@ cdef extern from "rows.h" nogil:
         FA_MOMENTS
         FA_ROW_CUT
         FA_ROW_STREAM
+        FA_BRIEF
         FA_SLIM_ROWS
         FA_BENT
         FA_NANS
@@ -284,6 +285,24 @@ cdef inline bint of_logps_alone(const row_work *w) noexcept nogil:
 cdef inline bint keeps_all(const row_work *w) noexcept nogil:
     """Whether a gradient is made of the exponentials of its own sums."""
     return not (w.lse or w.parts or w.grad_sum_p2 or w.grad_mean_logit)
+
+
+cdef inline Py_ssize_t next_rows(const row_work *w, Py_ssize_t r, Py_ssize_t *skipped) noexcept nogil:
+    """How many rows are walked at once, after so many from r on that do not count.  A few of those are walked along,
+    where that is cheaper than to begin anew."""
+    cdef Py_ssize_t end, first = r, last = r
+    if not w.mask:
+        skipped[0] = 0
+        return min(w.last - r, FA_SLIM_ROWS)
+    while first < w.last and w.mask[first] == 0:
+        first += 1
+    skipped[0], last, end = first - r, first - 1, min(w.last, first + FA_SLIM_ROWS)
+    r = first
+    while r < end and (r - last - 1) * w.columns <= FA_BRIEF:
+        if w.mask[r] != 0:
+            last = r
+        r += 1
+    return last + 1 - first
 
 
 cdef fa_row row_of_parts(const fa_row *parts, Py_ssize_t r, Py_ssize_t cuts, double scale) noexcept nogil:

@@ -115,6 +115,40 @@ def test_what_is_masked_is_not_looked_at(walker, dtype):
     assert np.isfinite(grad).all() and not grad[~mask].any()
 
 
+MASKS = {
+    "few": np.random.default_rng(5).random(400) < 0.03,
+    "every other": np.arange(400) % 2 == 0,
+    "blocks": np.arange(400) // 70 % 2 == 1,
+    "the last": np.arange(400) == 399,
+    "none": np.zeros(400, bool),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [5, 48, 300])
+@pytest.mark.parametrize("kept", MASKS)
+def test_what_a_mask_keeps_is_as_without_it(walker, dtype, columns, kept):
+    """To the bit, whether rows that do not count are passed by or walked along, and whatever the outputs held."""
+    x, tokens = rows(400, columns, dtype)
+    up, mask = ups(400, dtype), MASKS[kept]
+
+    def all_of(mask):
+        out = np.full_like(x, 9)
+        forward = token_log_probs(x, tokens, mask=mask, **ALL, backend=walker)
+        yield from forward
+        yield token_log_probs_grad(x, tokens, up[0], mask=mask, out=out, backend=walker).copy()
+        yield token_log_probs_grad(x, tokens, up[0], mask=mask, lse=forward.lse, out=out, backend=walker).copy()
+        yield gradient(x, tokens, up, walker, mask=mask, out=out).copy()
+        for coef in (0.0, 0.1):
+            options = {"entropy_coef": coef, "aggregation": "token_sum", "out": out, "backend": walker}
+            loss = policy_loss_from_logits(x, tokens, up[0] - 2, up[1], mask=mask, **options)
+            yield from (loss.grad_logits.copy(), loss.logp)
+
+    for got, want in zip(all_of(mask), all_of(None), strict=True):
+        want[~mask] = 0
+        same([got], [want])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "columns, coef", [(n, c) for n in (2, 6, 18, 32, 50, 64) for c in (0.0, 0.01)] + [(200, 0.01), (512, 0.01)]
