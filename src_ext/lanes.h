@@ -23,6 +23,9 @@
 #include <immintrin.h>
 #elif defined(__SSE2__)
 #include <emmintrin.h>
+#elif FA_VECTOR == 16 && defined(__aarch64__) && !defined(__AARCH64EB__)
+#include <arm_neon.h>
+#define FA_NEON 1
 #endif
 
 #ifdef FA_VECTOR
@@ -74,6 +77,19 @@ typedef uint64_t fa_int_double;
 #define FA_MAX_double(a, b) FA_PICK(double, (a) > (b), a, b)
 #define FA_MIN_float(a, b) FA_PICK(float, (a) < (b), a, b)
 #define FA_MIN_double(a, b) FA_PICK(double, (a) < (b), a, b)
+#endif
+
+/* t, but at least low, or at most high: what FA_MAX and FA_MIN are with a bound first.  A NaN in t stays. */
+#ifdef FA_NEON
+#define FA_AT_LEAST_float(low, t) ((fa_vec_float)vmaxq_f32((float32x4_t)(low), (float32x4_t)(t)))
+#define FA_AT_LEAST_double(low, t) ((fa_vec_double)vmaxq_f64((float64x2_t)(low), (float64x2_t)(t)))
+#define FA_AT_MOST_float(high, t) ((fa_vec_float)vminq_f32((float32x4_t)(high), (float32x4_t)(t)))
+#define FA_AT_MOST_double(high, t) ((fa_vec_double)vminq_f64((float64x2_t)(high), (float64x2_t)(t)))
+#else
+#define FA_AT_LEAST_float(low, t) FA_MAX_float(low, t)
+#define FA_AT_LEAST_double(low, t) FA_MAX_double(low, t)
+#define FA_AT_MOST_float(high, t) FA_MIN_float(high, t)
+#define FA_AT_MOST_double(high, t) FA_MIN_double(high, t)
 #endif
 
 /* y, or 0 where t is below low; a NaN in t is not. */
@@ -424,8 +440,8 @@ FA_INLINE fa_vec_double fa_exp2_part_double(fa_vec_double f)
 #define FA_EXP2(real, low, high, magic, shift)                                                                       \
     FA_INLINE fa_power_##real fa_exp2_##real(fa_vec_##real t)                                                        \
     {                                                                                                                \
-        const fa_vec_##real above = FA_MAX_##real(fa_every_##real(low), t);                                          \
-        const fa_vec_##real near = FA_MIN_##real(fa_every_##real(high), above), z = near + (real)(magic);            \
+        const fa_vec_##real above = FA_AT_LEAST_##real(fa_every_##real(low), t);                                     \
+        const fa_vec_##real near = FA_AT_MOST_##real(fa_every_##real(high), above), z = near + (real)(magic);        \
         const fa_vec_##real p = fa_exp2_part_##real(near - (z - (real)(magic)));                                     \
         fa_int_##real bits;                                                                                          \
         fa_vec_##real power;                                                                                         \
@@ -532,6 +548,20 @@ FA_INLINE void fa_store2_f16(uint16_t *h, fa_vec_float a, fa_vec_float b)
     _mm_storeu_si128((__m128i *)h, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
     _mm_storeu_si128((__m128i *)(h + 8), _mm256_cvtps_ph(b, _MM_FROUND_TO_NEAREST_INT));
 }
+#elif defined(FA_NEON)
+FA_INLINE void fa_load2_f16(const uint16_t *h, fa_vec_float *a, fa_vec_float *b)
+{
+    float16x8_t halves;
+    memcpy(&halves, h, sizeof halves);
+    *a = (fa_vec_float)vcvt_f32_f16(vget_low_f16(halves));
+    *b = (fa_vec_float)vcvt_high_f32_f16(halves);
+}
+
+FA_INLINE void fa_store2_f16(uint16_t *h, fa_vec_float a, fa_vec_float b)
+{
+    const float16x8_t halves = vcvt_high_f16_f32(vcvt_f16_f32((float32x4_t)a), (float32x4_t)b);
+    memcpy(h, &halves, sizeof halves);
+}
 #endif
 
 /* A pair of halves is one lane: the first vector has the lower, the second the upper ones. */
@@ -573,7 +603,7 @@ FA_INLINE void fa_store2_bf16(uint16_t *h, fa_vec_float a, fa_vec_float b)
 }
 #endif
 
-#if FA_VECTOR == 16 /* as fa_widen_f16 and fa_narrow_f16 */
+#if FA_VECTOR == 16 && !defined(FA_NEON) /* as fa_widen_f16 and fa_narrow_f16 */
 FA_INLINE fa_vec_float fa_wide_f16(fa_int_float h)
 {
     const fa_int_float magnitude = (h & 0x7fffu) << 13, sign = (h & 0x8000u) << 16;
