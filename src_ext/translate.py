@@ -127,7 +127,7 @@ def members(count: int) -> str:
 # comparison passes NaN by: they are seen in the sum of the same number, if the frame has one (infinities of both signs
 # would make it NaN, too), or counted.
 # A loop is a function of its own for its restrict, which gcc honours in parameters, not in variables.  FA_BESIDE,
-# FA_TWICE and FA_AHEAD: see rules.h.
+# FA_TWICE, FA_BY_TURNS and FA_AHEAD: see rules.h.
 LOOP = """static FA_APART void NAME(loop_{name})({pointers}, ptrdiff_t n,
     const double *p, double lanes[][FA_LANES])
 {{
@@ -135,7 +135,7 @@ LOOP = """static FA_APART void NAME(loop_{name})({pointers}, ptrdiff_t n,
 {clear}
     FA_BESIDE(short beside[FA_LANES] = {{0}};)
     FA_TWICE for (ptrdiff_t i = 0; i < n; i += FA_LANES)
-        FA_TWICE for (int l = 0; l < FA_LANES; l++) {{
+        FA_TWICE FA_BY_TURNS for (int l = 0; l < FA_LANES; l++) {{
             {result} all;
             NAME(rule_element_{name})({arguments}, &all);
 {take}
@@ -159,7 +159,7 @@ AHEAD = """static FA_APART void NAME(ahead_{name})({pointers}, ptrdiff_t n,
 {first}
     }}
     for (ptrdiff_t i = 0; i < last; i += FA_LANES) {{
-        for (int l = 0; l < FA_LANES; l++) {{
+        FA_BY_TURNS for (int l = 0; l < FA_LANES; l++) {{
 {next}
         }}
         {parts} for (int l = 0; l < {part}; l++) {{
