@@ -1,14 +1,16 @@
-/* The rows as a compiler without GNU vectors sees them, or as one for a processor that is not Intel's kind: sums and
- * gradients against the plain loop in double.  The exit status is 0, or the line of what is off. */
+/* The rows as a compiler without GNU vectors sees them, as one for a processor that is not Intel's kind, or as it is:
+ * sums and gradients against the plain loop in double.  The exit status is 0, or the line of what is off. */
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifndef AS_BUILT
 #undef __SSE2__
 #undef __AVX2__
 #undef __AVX512F__
+#endif
 #ifdef WITHOUT_VECTORS
 #undef __GNUC__
 #endif
@@ -18,7 +20,7 @@
 #ifdef FA_VECTOR
 #error "there are vectors"
 #endif
-#elif FA_VECTOR != 16
+#elif !defined(AS_BUILT) && FA_VECTOR != 16
 #error "there are no vectors of 16 bytes"
 #endif
 
