@@ -143,7 +143,7 @@ static FA_UNUSED fa_row fa_row_merge(fa_row a, fa_row b, double scale)
 }
 
 /* The logarithms of sums of exponentials, so many times eight: of one row with the bits of many. */
-static FA_APART void fa_row_rests(const double *total, ptrdiff_t lanes, double *rest)
+static FA_APART void fa_row_rests(const double *restrict total, ptrdiff_t lanes, double *restrict rest)
 {
     for (ptrdiff_t l = 0; l < lanes; l += 8)
         for (ptrdiff_t k = l; k < l + 8; k++) rest[k] = fa_log_plus(total[k], 1023.0, 0.0);
