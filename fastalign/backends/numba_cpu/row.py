@@ -61,13 +61,16 @@ from .slim import (
     slope_of,
     together,
 )  # fmt: skip
-from .sweeps import sweeping, sweeping_rows
+from .sweeps import bending, sweeping, sweeping_rows
 from .tiles import (
     PAIR,
     bend_step,
+    bent_by_loops,
+    bent_by_vectors,
     conversions,
     far_sums,
     far_unit,
+    folds,
     moments_step,
     near_sums,
     near_sums_by_parts,
@@ -212,10 +215,7 @@ def write_slopes(row, size, scale, peak, rest, a, b, c, d, out):
         x, n, slopes = after(row, at), min(strip, size - at), after(out, at)
         if ahead:
             fetch(x, ahead, strip_bytes)
-        if c == 0.0 and d == 0.0:
-            tile_slopes(x, n, (base, octaves, slope, bend), slopes)
-        else:
-            tile_bends(x, n, (base, octaves, slope, bend, square, real(d)), slopes)
+        bends(x, n, (base, octaves, slope, bend, square, real(d)), slopes)
 
 
 def _summed(bind: Any, name: str, kind: str, fused: bool, free: dict[str, Any]) -> dict[str, Any]:
@@ -277,11 +277,14 @@ def row_kernels(kind: str) -> tuple[Any, Any, Any]:
     for step in (slope_step, bend_step):
         world[step.__name__] = bind.drive(step, kind, inlined, **world)
     free: dict[str, Any] = summed | vars(bind.rules) | _abreast(kind, world)
+    free["folds"] = bind.drive(folds, name, inlined)
     for loop in (
         tile_max, tile_slopes, tile_bends, plain_sums, level_of, sums, row_part, merged, kept_part, row_state,
         first_top, write_slopes,
     ):  # fmt: skip
         free[loop.__name__] = inner(loop, **free)
+        if loop is tile_bends:
+            free["bends"] = _bends(kind, called, world | free)
     free |= _row_sums(kind, called, world | free)
     for part in (
         slim_take, slim_give, together, logs, curves, own_slopes, slim_states, slim_bends, ended_slopes, ended_bends,
@@ -300,6 +303,14 @@ def _abreast(kind: str, world: dict[str, Any]) -> dict[str, Any]:
     for part in (is_slim, is_brief, slope_of, slope_none, straight_step):
         free[part.__name__] = bind.drive(part, kind, inlined, **world, **free)
     return free
+
+
+def _bends(kind: str, called: str, free: dict[str, Any]) -> Any:
+    """What writes slopes: with AVX2, whose tables LLVM does not find, sweeps.py."""
+    registers = sweeps(kind)
+    if registers == "y":
+        return rules().drive(bent_by_vectors, called, jit(**INNER), **free, bent=bending(kind, registers))
+    return rules().drive(bent_by_loops, called, inlined, **free)
 
 
 def _row_sums(kind: str, called: str, free: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from numba import types
 from numba.core import cgutils
 
 from .access import LINE, fetch_line, intrinsic
-from .vectors import BESIDE, FROM_MEMORY, INT, Vectors, across, beyond
+from .vectors import BESIDE, INT, Vectors, across, beyond
 
 
 class Tile:
@@ -40,14 +40,21 @@ class Tile:
     def prepared_end(self, i: Any, n: Any) -> tuple[Any, Any]:
         """What lies from n on is as far as can be, and 0."""
         v, b = self.v, self.v.builder
-        place = b.bitcast(b.gep(self.array, [i]), self.some.as_pointer())
-        mask = b.not_(v.lanes_from(b.sub(n, i)))
+        place, mask = self.lanes_until(self.array, i, n)
         low = self.some([{"bf16": 0xFF80, "f16": 0xFC00}.get(self.kind, -math.inf)] * v.count)
-        short = {2: "i16", 4: "f32", 8: "f64"}[self.size]
-        x = v.call(f"llvm.masked.load.v{v.count}{short}.p0", self.some, place, INT(self.size), mask, low)
+        x = v.call(f"llvm.masked.load.v{v.count}{self.short}.p0", self.some, place, INT(self.size), mask, low)
         x = self.widened(x)
         t = self.distance(x)
         return t if v.registers == "z" else v.largest(self.least, t), b.select(mask, x, v.every(0.0))
+
+    def lanes_until(self, array: Any, i: Any, n: Any) -> tuple[Any, Any]:
+        """Where the vector from i on is, and which of its lanes lie before n."""
+        v, b = self.v, self.v.builder
+        return b.bitcast(b.gep(array, [i]), self.some.as_pointer()), b.not_(v.lanes_from(b.sub(n, i)))
+
+    @property
+    def short(self) -> str:
+        return {2: "i16", 4: "f32", 8: "f64"}[self.size]
 
     @property
     def some(self) -> Any:
@@ -119,7 +126,7 @@ class Tile:
         """Whole steps; the next one is prepared before the powers of this one."""
         v, b = self.v, self.v.builder
         zero, step = whole.type(0), whole.type(beside * v.count)
-        pool = v.pool() if FROM_MEMORY[v.registers, v.name] else None
+        pool = v.pool() if v.from_memory else None
         with b.if_then(b.icmp_signed(">", whole, zero)):
             rooms = [[cgutils.alloca_once_value(b, x) for x in one] for one in self.step(zero, beside)]
             with cgutils.for_range_slice(b, zero, whole, step) as (i, _):
@@ -184,6 +191,85 @@ class Row(Tile):
         p, root = (b.select(new, p, none), None) if root is None else (p, b.select(new, root, none))
         self.into(t, b.select(new, x, none), p, root, totals[0])
         return peak, totals
+
+
+class Bent(Tile):
+    """Slopes, of AVX2: p (a + b t + c p) + d, p = 2^t; ``curved``: 2 all of it, 1 without c and d, 0 p a.
+
+    ns per element of 32 x 32,000 by a saved log-sum-exp, on an EPYC of 2017: float32 0.98, float64 2.98, with entropy
+    1.12 and 3.13; by the loops of tiles.py 1.3, 3.7, 1.36 and 3.85.  Two vectors at once: float32 0.83 for 0.75 of a
+    tile, three 0.81, float64 nothing.
+    """
+
+    def __init__(self, v: Vectors, kind: str, array: Any, params: list[Any], out: Any, curved: int) -> None:
+        super().__init__(v, kind, array, params[1], v.real(0.0), 0)
+        self.base, _, self.a, self.b, self.c, self.d = map(v.spread, params)
+        self.out, self.curved, self.highest = out, curved, v.every(128.0 if v.bits == 32 else 1024.0)  # of infinity
+        if not curved:
+            v.multiply(self.a)
+
+    def distance(self, x: Any) -> Any:
+        return self.v.builder.fmul(self.v.builder.fsub(x, self.base), self.octaves)
+
+    def step(self, i: Any, beside: int) -> list[tuple[Any, Any]]:
+        return [self.prepared(self.v.builder.add(i, i.type(k * self.v.count))) for k in range(beside)]
+
+    def add(self, found: list[tuple[Any, Any]], totals: list[list[Any]], seen: Any, i: Any) -> None:
+        v, b = self.v, self.v.builder
+        for k, (t, _) in enumerate(found):
+            place = b.gep(self.out, [b.add(i, i.type(k * v.count))])
+            b.store(self.bent(t), b.bitcast(place, self.some.as_pointer()), align=self.size)
+
+    def bent(self, t: Any) -> Any:
+        """0 where p is nothing: whatever is made of what lies below, t needs no lower bound."""
+        v, b = self.v, self.v.builder
+        p, root, _ = v.power(v.smallest(self.highest, t))
+        e = v.product(p, root)
+        if self.curved:
+            by = v.fma(self.b, t, self.a)
+            e = b.fmul(e, by if self.curved == 1 else v.fma(self.c, e, by))
+        e = b.select(b.fcmp_ordered("<", t, self.least), v.every(0.0), e)
+        return self.narrowed(b.fadd(e, self.d) if self.curved == 2 else e)
+
+    def narrowed(self, x: Any) -> Any:
+        """As tiles.py does."""
+        v, b = self.v, self.v.builder
+        if self.kind == "f16":
+            return b.bitcast(b.fptrunc(x, ir.VectorType(ir.HalfType(), v.count)), self.some)
+        if self.kind != "bf16":
+            return x
+        bits, number = b.bitcast(x, v.whole), lambda k: v.whole([k] * v.count)
+        odd = b.and_(b.lshr(bits, number(16)), number(1))
+        rounded = b.add(b.add(bits, number(0x7FFF)), odd)
+        made = b.select(b.fcmp_unordered("uno", x, x), b.or_(bits, number(0x400000)), rounded)
+        return b.trunc(b.lshr(made, number(16)), self.some)
+
+    def bend(self, size: Any, beside: int) -> None:
+        v, b = self.v, self.v.builder
+        whole = b.sub(size, b.srem(size, size.type(beside * v.count)))
+        self.sweep_whole(whole, beside, 0, [], None)
+        with cgutils.for_range_slice(b, whole, size, size.type(v.count)) as (i, _):
+            place, mask = self.lanes_until(self.out, i, size)
+            made = self.bent(self.prepared_end(i, size)[0])
+            v.call(f"llvm.masked.store.v{v.count}{self.short}.p0", ir.VoidType(), made, place, INT(self.size), mask)
+
+
+def bending(kind: str, registers: str) -> Any:
+    """bent(address, n, (base, octaves, a, b, c, d), out, curved): slopes of logits of one kind; out may be they."""
+    real = "double" if kind == "f64" else "float"
+
+    @intrinsic(prefer_literal=True)
+    def bent(context, array, n, params, out, curved):
+        def generate(target, builder, signature, args):
+            v = Vectors(builder, registers, real, False, 1.0)
+            given = [builder.extract_value(args[2], k) for k in range(6)]
+            tile = Bent(v, kind, args[0], given, args[3], curved.literal_value)
+            tile.bend(args[1], BESIDE[registers, kind in ("f16", "bf16")])
+            return target.get_dummy_value()
+
+        return types.none(array, types.intp, params, out, curved), generate
+
+    return bent
 
 
 def sweeping(kind: str, registers: str, ahead: int = 0) -> tuple[Any, Any]:

@@ -155,6 +155,27 @@ def tile_bends(x, n, params, out):
     over(n, bend_step, (x,), (out,), params, 0, PAIR)
 
 
+def bent_by_loops(x, n, params, out):
+    if params[4] == 0.0 and params[5] == 0.0:
+        tile_slopes(x, n, params[:4], out)
+    else:
+        tile_bends(x, n, params, out)
+
+
+def bent_by_vectors(x, n, params, out):
+    if params[4] != 0.0 or params[5] != 0.0:
+        bent(x, n, params, out, 2)
+    elif params[3] != 0.0 or not folds(params[2]):
+        bent(x, n, params, out, 1)
+    else:
+        bent(x, n, params, out, 0)
+
+
+def folds(a):
+    """Whether a may be a factor of all coefficients of a power's polynomial: none gets infinite or loses digits."""
+    return a == 0.0 or 2.0**-100 <= abs(a) <= 2.0**100
+
+
 # ---- float16 and bfloat16 --------------------------------------------------------------------------------------------
 
 

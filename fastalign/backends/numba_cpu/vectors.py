@@ -53,13 +53,14 @@ UNIT = {("z", 32): 1.0, ("z", 64): 1.0, ("y", 32): 2.0**13, ("y", 64): 2.0**16}
 
 
 class Vectors:
-    """Of one type, in one builder; ``near``: with powers as near as can be."""
+    """Of one type, in one builder; ``near``: with powers as near as can be; ``unit``: an octave, in t."""
 
-    def __init__(self, builder: Any, registers: str, real: str, near: bool) -> None:
+    def __init__(self, builder: Any, registers: str, real: str, near: bool, unit: float = 0.0) -> None:
         self.builder, self.registers, self.name, self.near = builder, registers, real, near
         single = real == "float"
         self.bits = 32 if single else 64
-        self.count, self.unit = (512 if registers == "z" else 256) // self.bits, UNIT[registers, self.bits]
+        self.count, self.unit = (512 if registers == "z" else 256) // self.bits, unit or UNIT[registers, self.bits]
+        self.from_memory = FROM_MEMORY[registers, real]
         self.real = ir.FloatType() if single else ir.DoubleType()
         self.kind = ir.VectorType(self.real, self.count)
         self.whole = ir.VectorType(ir.IntType(self.bits), self.count)
@@ -69,14 +70,14 @@ class Vectors:
 
     def constant(self, k: int) -> Any:
         """The k-th: 1, the tables, the series."""
-        if self.place is None or k >= FROM_MEMORY[self.registers, self.name]:
+        if self.place is None or k >= self.from_memory:
             return self.constants[k]
         at = self.builder.gep(self.place, [INT(0), INT(k)])
         return self.builder.load(at, align=self.count * self.bits // 8)
 
     def pool(self) -> Any:
         """Where the address of the constants in memory stands."""
-        kept = self.constants[: FROM_MEMORY[self.registers, self.name]]
+        kept = self.constants[: self.from_memory]
         made = ir.Constant(ir.LiteralStructType([x.type for x in kept]), kept)
         pool = cgutils.global_constant(self.builder.module, f"constants_{self.name}", made)
         pool.align = LINE
@@ -88,6 +89,14 @@ class Vectors:
         same = ir.InlineAsm(ir.FunctionType(kind, [kind]), "", "=r,0", side_effect=True)
         self.place = self.builder.call(same, [self.builder.load(pool)])
         self.builder.store(self.place, pool)
+
+    def multiply(self, by: Any) -> None:
+        """All powers by a vector: no operation more.  With AVX2, and by what leaves all coefficients their digits."""
+        series = range(1 + len(self.tables()), len(self.constants))
+        self.constants = [by if k == 0 else x for k, x in enumerate(self.constants)]
+        for k in series:
+            self.constants[k] = self.builder.fmul(by, self.constants[k])
+        self.from_memory = 0
 
     def every(self, x: float) -> Any:
         return self.kind([float(np.float32(x)) if self.bits == 32 else x] * self.count)
@@ -120,6 +129,10 @@ class Vectors:
     def largest(self, a: Any, b: Any) -> Any:
         """b, where it is not below a: NaN stays."""
         return self.builder.select(self.builder.fcmp_ordered("<", b, a), a, b)
+
+    def smallest(self, a: Any, b: Any) -> Any:
+        """b, where it is not above a: NaN stays."""
+        return self.builder.select(self.builder.fcmp_ordered("<", a, b), a, b)
 
     def larger(self, a: Any, b: Any) -> Any:
         """Of numbers; an instruction."""
