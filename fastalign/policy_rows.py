@@ -62,14 +62,17 @@ def _few_at_a_time(work: ModuleType, loss_type: str, *arguments: Any) -> None:
     rows = Rows(*given)
     lse, grad = np.empty((2, few), rows.logp.dtype)
     pull = None if rows.entropy is None else np.full(few, grad_entropy, rows.logp.dtype)
+    rooms = getattr(work, "row_rooms", None) if rows.entropy is None else None
     for k, start in enumerate(range(0, len(rows.logits), few)):
         x = rows.cut(start, start + few)
         saved, slope, curve = (cut(y, 0, len(x.logits)) for y in (lse, grad, pull))
         where = x.logits, x.kind, x.tokens, x.mask, x.scale
-        work.row_forward(*where, x.logp, saved, x.entropy)
+        # What is summed stays where it has room, and is multiplied on the way back.
+        kept = {} if rooms is None else {"rooms": rooms(x.logits, x.out, x.logp.dtype.char, len(x.logits))}
+        work.row_forward(*where, x.logp, saved, x.entropy, **kept)
         inputs = x.logp, x.old, x.advantages
         work.pointwise("policy", loss_type, inputs, x.mask, params, (slope,), partials[k : k + 1])
-        work.row_backward(*where, slope, None, curve, saved, x.entropy, x.out)
+        work.row_backward(*where, slope, None, curve, saved, x.entropy, x.out, **kept)
 
 
 def _apart(engine: Engine, loss_type: str, rows: Rows, params: tuple[float, ...], grad_entropy: float) -> list[float]:

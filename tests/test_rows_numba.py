@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from conftest import usable
 
-from fastalign import token_log_probs
+from fastalign import policy_loss_from_logits, token_log_probs, token_log_probs_grad
+from fastalign.cases import as_dtype, real, widened
 
 MORE = {"entropy": True, "sum_p2": True, "mean_logit": True, "top1": True}
 
@@ -331,3 +332,66 @@ def test_halves_are_what_they_stand_for(kind, temperature):
     x = halves.astype(np.float32) if kind == "float16" else (halves.astype(np.uint32) << 16).view(np.float32)
     tokens = rng.integers(4600, 5000, len(x))
     close(token_log_probs(halves, tokens, temperature=temperature, backend="numba", **MORE), x, tokens, temperature)
+
+
+def uneven(width):
+    """Rows whose tiles are of different levels, some too far below to be multiplied, and what is no number."""
+    x = np.random.default_rng(width).standard_normal((12, width))
+    x[1] += np.linspace(0, 60, width)
+    x[2] += np.linspace(0, 900, width)
+    x[3] += np.linspace(900, 0, width)
+    x[4, -1] = 95
+    x[5, : width // 2] = -np.inf
+    x[6, :-3] = -1e4
+    x[7, width // 2] = np.nan
+    x[8, 7] = np.inf
+    x[9] = -np.inf
+    x[10] *= 1e-3
+    x[11] -= 2e4
+    return x
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("width", [1025, 2048, 2051, 9001])
+def test_slopes_are_made_of_the_exponentials_of_a_sum(dtype, width):
+    usable("numba")
+    x = as_dtype(uneven(width), dtype)
+    exact, tokens = widened("logits", x).astype(np.float64), np.arange(12) * 37 % width
+    for given in (-1.5, 2.0, 1e-33, 1e33):
+        up = np.full(12, given).astype(real(dtype))
+        with np.errstate(all="ignore"):
+            got = token_log_probs_grad(x, tokens, up, backend="numba")
+            want = token_log_probs_grad(exact, tokens, up.astype(np.float64), backend="numpy")
+            want = widened("logits", as_dtype(want, dtype))
+        eps = float(np.finfo(real(dtype)).eps)  # of log p, which float64 takes down to -700
+        unit = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float64": 250 * eps}.get(dtype, 100 * eps)
+        least = {"float16": 2.0**-23, "float64": 1e-300}.get(dtype, 1e-37)  # times what p is multiplied by
+        found = widened("logits", got)
+        np.testing.assert_allclose(found, want, 4 * unit, least * max(1.0, abs(given)))
+        inside, apart = x.copy(), np.empty_like(x)
+        assert token_log_probs_grad(inside, tokens, up, backend="numba", out=inside).tobytes() == got.tobytes()
+        for r in range(12):
+            token_log_probs_grad(x[r : r + 1], tokens[r : r + 1], up[r : r + 1], backend="numba", out=apart[r : r + 1])
+        assert apart.tobytes() == got.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_a_policy_loss_multiplies_the_exponentials_of_the_way_there(dtype):
+    usable("numba")
+    sound = [0, 1, 4, 5, 10, 11]
+    for width in (1025, 4099):
+        x = as_dtype(uneven(width)[sound], dtype)
+        tokens, advantages = width - 1 - np.arange(6) * 37, np.linspace(-1, 2, 6).astype(real(dtype))
+        first = token_log_probs(x, tokens, backend="numba")
+        old, more = first.logp - real(dtype)(0.01), {"aggregation": "token_sum"}
+        keep = np.arange(6) != 3
+        got = policy_loss_from_logits(x, tokens, old, advantages, mask=keep, backend="numba", **more)
+        exact = widened("logits", x).astype(np.float64)
+        given = (exact, tokens, old.astype(np.float64), advantages.astype(np.float64))
+        want = policy_loss_from_logits(*given, mask=keep, backend="numpy", **more)
+        unit = {"float16": 2.0**-10, "bfloat16": 2.0**-7}.get(dtype, 100 * float(np.finfo(real(dtype)).eps))
+        found, least = widened("logits", got.grad_logits), 1e-300 if dtype == "float64" else 1e-7
+        np.testing.assert_allclose(found, want.grad_logits, 4 * unit, least)
+        inside = x.copy()
+        same = policy_loss_from_logits(inside, tokens, old, advantages, mask=keep, backend="numba", out=inside, **more)
+        assert inside.tobytes() == got.grad_logits.tobytes() and same.loss == got.loss

@@ -26,6 +26,8 @@ from .group import group_kernels
 from .packed import packed_kernel
 from .recurrence import along, scan_kernel, sweep, walk
 from .row import row_kernels
+from .row_loops import NO_ROOMS
+from .row_loops import row_rooms as row_rooms
 
 Array = np.ndarray
 NOTHING = {name: np.empty(0, name) for name in ("float32", "float64", "uint8")}
@@ -46,28 +48,33 @@ def _given(x: Array | None, like: Array) -> Array:
 
 def row_forward(
     logits: Array, kind: str, tokens: Array, mask: Any, scale: float, logp: Array, lse: Array, entropy: Any,
-    sum_p2: Any = None, mean_logit: Any = None, top1: Any = None, parts: Any = None,
+    sum_p2: Any = None, mean_logit: Any = None, top1: Any = None, parts: Any = None, rooms: Any = None,
 ) -> None:  # fmt: skip
+    """``rooms``, of row_rooms: for exponentials, of which row_backward makes the slopes of log-probabilities alone."""
     flags, nothing = NOTHING["uint8"], NOTHING[DTYPES[logp.dtype.char]]
     row_kernels(kind)[0](
         logits, tokens, flags if mask is None else mask, scale, logp, lse, nothing if entropy is None else entropy,
         nothing if sum_p2 is None else sum_p2, nothing if mean_logit is None else mean_logit,
         flags if top1 is None else top1, NO_PARTS if parts is None else parts,
+        *(NO_ROOMS[logp.dtype.char] if rooms is None else rooms),
     )  # fmt: skip
 
 
 def row_backward(
     logits: Array, kind: str, tokens: Array, mask: Any, scale: float, grad_logp: Array, grad_lse: Any,
     grad_entropy: Any, lse: Any, entropy: Any, out: Array, grad_sum_p2: Any = None, grad_mean_logit: Any = None,
-    parts: Any = None, units: range | None = None,
+    parts: Any = None, units: range | None = None, rooms: Any = None,
 ) -> None:  # fmt: skip
     mask = NOTHING["uint8"] if mask is None else mask
     optional = [_given(x, grad_logp) for x in (grad_lse, grad_entropy, lse, entropy)]
     moments = [_given(x, grad_logp) for x in (grad_sum_p2, grad_mean_logit)]
     units = range(row_units(logits.shape)) if units is None else units
+    if rooms is None:
+        alone = all(x is None for x in (parts, lse, grad_entropy, grad_sum_p2, grad_mean_logit))
+        rooms = row_rooms(logits, out, grad_logp.dtype.char, 1) if alone else NO_ROOMS[grad_logp.dtype.char]
     row_kernels(kind)[1](
         logits, tokens, mask, scale, grad_logp, *optional, out, *moments, NO_PARTS if parts is None else parts,
-        units.start, units.stop,
+        units.start, units.stop, *rooms,
     )  # fmt: skip
 
 

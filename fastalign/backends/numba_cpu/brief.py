@@ -76,7 +76,7 @@ def row_by_loops(x, n, octaves, spread, moments):
     return level[0], s, u, q, z
 
 
-def keep_step(x, y, i, level, total):
+def row_keep_step(x, y, i, level, total):
     e = exp2(below_peak(wide(read(x, i, none)[0]), level))
     write(y, i, (e,))
     return total + e
@@ -85,7 +85,7 @@ def keep_step(x, y, i, level, total):
 def kept_by_loops(x, n, octaves, room):
     """The powers themselves go to the room."""
     level = tile_max(x, n), octaves
-    return level[0], over(n, keep_step, (x,), (room,), level, zero, PAIR)
+    return level[0], over(n, row_keep_step, (x,), (room,), level, zero, PAIR)
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def give_tokens(rows, n, s, slopes, token, out):
 
 def straight_step(x, y, i, params, nothing):
     e = read(x, i, zero)[0]
-    write(y, i, (narrow(e * params[0] if e > zero else zero),))
+    write(y, i, (narrow(zero if e < tiny else e * params[0]),))
     return nothing
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import CUT, PART
-from .access import fetch, get
+from .access import fetch, get, put
 from .access import shift as after
 from .brief import (
     below_peak,
@@ -25,10 +25,10 @@ from .brief import (
     fill,
     give_tokens,
     is_brief,
-    keep_step,
     kept_by_loops,
     row_by_loops,
     row_by_vectors,
+    row_keep_step,
     row_moments_step,
     row_sum_step,
     row_sums_step,
@@ -47,7 +47,7 @@ from .exponential import (
     reduced_apart,
     reduced_fused,
 )
-from .row_loops import backward, fill_parts, first_top, forward
+from .row_loops import backward, fill_parts, first_top, forward, write_kept
 from .slim import (
     curves,
     is_slim,
@@ -64,6 +64,7 @@ from .slim import (
 from .sweeps import bending, sweeping, sweeping_rows
 from .tiles import (
     PAIR,
+    UNITS,
     bend_step,
     bent_by_loops,
     bent_by_vectors,
@@ -71,6 +72,7 @@ from .tiles import (
     far_sums,
     far_unit,
     folds,
+    keep_step,
     moments_step,
     near_sums,
     near_sums_by_parts,
@@ -80,6 +82,7 @@ from .tiles import (
     sum_step,
     sums_step,
     tile_bends,
+    tile_keep,
     tile_max,
     tile_moments,
     tile_slopes,
@@ -112,23 +115,26 @@ def level_of(peak, scale):
     return level, units, abs(n) < countable and octaves > 0.0 and low > -np.inf
 
 
-def sums(x, n, peak, scale, state, spread, moments, near):
-    """Of a tile; where it has no peak they are 0, or NaN.  Also whether the next one may be swept by vectors."""
+def sums(x, n, peak, scale, state, spread, moments, near, keep, room):
+    """Of a tile; where it has no peak they are 0, or NaN.  Also whether the next one may be swept by vectors, and what
+    the exponentials that were kept are divided by, 0 if none were."""
     level, units, counted = state
     if not counted:
         s, u, q, z = plain_sums(x, n, 0.0 if peak == -np.inf else np.float64(peak), scale)
-        return s, u, q, z, near
+        return s, u, q, z, near, 0.0
     if near:
-        s, u, q, z = near_sums(x, n, level, spread, moments)
+        s, u, q, z = near_sums(x, n, level, spread, moments, keep, room)
         (unit, t), near = units[0], not bounded or s < np.inf
     if not near:
-        s, u, q, z = far_sums(x, n, level, spread, moments)
+        s, u, q, z = far_sums(x, n, level, spread, moments, keep, room)
         unit, t = units[1]
     s = np.float64(s)
-    return s / unit, (np.float64(u) - t * (s / unit)) / unit, np.float64(q) / (unit * unit), np.float64(z), near
+    return s / unit, (np.float64(u) - t * (s / unit)) / unit, np.float64(q) / (unit * unit), np.float64(z), near, unit
 
 
-def row_part(row, size, scale, spread, moments):
+def row_part(row, size, scale, spread, moments, keep, room, notes):
+    """With ``keep``, which asks for neither spread nor moments, the exponentials stay in the room, each tile's relative
+    to the peak of its time; the notes say which that was."""
     total, weighted, squares, linear, most = 0.0, 0.0, 0.0, 0.0, -np.inf
     peak = tile_max(row, min(FIRST, size))
     state, near = level_of(peak, scale), True
@@ -137,7 +143,7 @@ def row_part(row, size, scale, spread, moments):
         if peak == -np.inf:  # nothing yet: relative to 0, what is far below would be nothing too
             peak = tile_max(x, n)
             state = level_of(peak, scale)
-        s, u, q, z, near = sums(x, n, peak, scale, state, spread, moments, near)
+        s, u, q, z, near, unit = sums(x, n, peak, scale, state, spread, moments, near, keep, after(room, at))
         if not (s <= (BOUND if peak > -np.inf else 0.0)):
             top = tile_max(x, n)
             if not (top <= peak):  # a NaN becomes the peak, and the row unsound
@@ -147,7 +153,10 @@ def row_part(row, size, scale, spread, moments):
                 squares *= factor * factor
                 total *= factor
                 peak, state = top, level_of(top, scale)
-                s, u, q, z, near = sums(x, n, peak, scale, state, spread, moments, near)
+                s, u, q, z, near, unit = sums(x, n, peak, scale, state, spread, moments, near, keep, after(room, at))
+        if keep:
+            put(notes, at // tile, np.float64(peak))
+            put(notes, UNITS + at // tile, unit)
         total += s
         weighted += u / LOG2E
         squares += q
@@ -192,14 +201,14 @@ def kept_part(part):
     return get(part, 0), get(part, 1), get(part, 2), get(part, 3), get(part, 4), get(part, 5), get(part, 6) != 0.0
 
 
-def row_state(row, size, scale, spread, moments, parts, kept):
-    """A whole row: from its parts where they are kept, else part by part."""
-    state = kept_part(parts) if kept else row_part(row, min(CUT, size), scale, spread, moments)
+def row_state(row, size, scale, spread, moments, parts, kept, keep, room, notes):
+    """A whole row: from its parts where they are kept, else part by part.  What keeps exponentials is one part."""
+    state = kept_part(parts) if kept else row_part(row, min(CUT, size), scale, spread, moments, keep, room, notes)
     for at in range(CUT, size, CUT):
         if kept:
             here = kept_part(after(parts, at // CUT * PART))
         else:
-            here = row_part(after(row, at), min(CUT, size - at), scale, spread, moments)
+            here = row_part(after(row, at), min(CUT, size - at), scale, spread, moments, False, room, notes)
         state = merged(state, here, scale)
     return state
 
@@ -227,14 +236,14 @@ def _summed(bind: Any, name: str, kind: str, fused: bool, free: dict[str, Any]) 
     free = free | {"octaves_of": made(octaves_of, CONTRACT)}
     free["reduced"] = made(reduced_fused if fused else reduced_apart, CONTRACT)
     free["factors"] = made(factors_float64 if name == "f64" else factors_float32, CONTRACT)
-    free |= {step.__name__: made(step, SUMS, kind) for step in (sum_step, sums_step, moments_step)}
-    for loop in (tile_sum, tile_sums, tile_moments):
+    free |= {step.__name__: made(step, SUMS, kind) for step in (sum_step, sums_step, moments_step, keep_step)}
+    for loop in (tile_sum, tile_sums, tile_moments, tile_keep):
         free[loop.__name__] = bind.drive(loop, kind, jit(**INNER), **free)
     far = {"sums": bind.drive(far_sums, kind, inlined, **free), "unit": bind.drive(far_unit, kind, inlined, **free)}
     registers = sweeps(kind)
     near = far
     if registers:
-        free["swept"], free["swept_one"] = sweeping(kind, registers, lines_ahead())
+        free["swept"], free["swept_one"], free["swept_and_kept"] = sweeping(kind, registers, lines_ahead())
         near = {"sums": near_sums_by_parts if registers == "y" and kind != "f64" else near_sums, "unit": near_unit}
         near = {use: bind.drive(function, kind, inlined, **free) for use, function in near.items()}
     if registers == "z":
@@ -280,7 +289,7 @@ def row_kernels(kind: str) -> tuple[Any, Any, Any]:
     free["folds"] = bind.drive(folds, name, inlined)
     for loop in (
         tile_max, tile_slopes, tile_bends, plain_sums, level_of, sums, row_part, merged, kept_part, row_state,
-        first_top, write_slopes,
+        first_top, write_slopes, write_kept,
     ):  # fmt: skip
         free[loop.__name__] = inner(loop, **free)
         if loop is tile_bends:
@@ -298,7 +307,7 @@ def _abreast(kind: str, world: dict[str, Any]) -> dict[str, Any]:
     """What slim.py and brief.py call: exponentials of a real and of a double, and a logarithm."""
     bind, own, double = rules(), rules("float64" if kind == "f64" else "float32").world, rules().world["math"]
     free = {"fall": own["exp_of_minus"], "power": own["math"].exp, "exp": double.exp, "log": double.log}
-    free["zero"] = world["real"](0.0)
+    free["zero"], free["tiny"] = world["real"](0.0), np.finfo(world["real"]).tiny
     free["step"] = 32 if vector_registers() == "z" else 16
     for part in (is_slim, is_brief, slope_of, slope_none, straight_step):
         free[part.__name__] = bind.drive(part, kind, inlined, **world, **free)
@@ -321,7 +330,7 @@ def _row_sums(kind: str, called: str, free: dict[str, Any]) -> dict[str, Any]:
         free = free | {"swept_row": swept_row}
         return {"swept": bind.drive(row_by_vectors, kind, inlined, **free), "swept_and_kept": kept}
     free = free | {"below_peak": bind.drive(below_peak, kind, inlined, **free)}
-    for part in (row_sum_step, row_sums_step, row_moments_step, keep_step):
+    for part in (row_sum_step, row_sums_step, row_moments_step, row_keep_step):
         free[part.__name__] = bind.drive(part, kind, lambda f: inlined(f, SUMS), **free)
     swept, kept = (bind.drive(loop, called, jit(**INNER), **free) for loop in (row_by_loops, kept_by_loops))
     return {"swept": swept, "swept_and_kept": kept}

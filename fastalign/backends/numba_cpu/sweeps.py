@@ -40,21 +40,11 @@ class Tile:
     def prepared_end(self, i: Any, n: Any) -> tuple[Any, Any]:
         """What lies from n on is as far as can be, and 0."""
         v, b = self.v, self.v.builder
-        place, mask = self.lanes_until(self.array, i, n)
+        place, mask = b.bitcast(b.gep(self.array, [i]), self.some.as_pointer()), v.lanes_until(n, i)
         low = self.some([{"bf16": 0xFF80, "f16": 0xFC00}.get(self.kind, -math.inf)] * v.count)
-        x = v.call(f"llvm.masked.load.v{v.count}{self.short}.p0", self.some, place, INT(self.size), mask, low)
-        x = self.widened(x)
+        x = self.widened(v.load_some(place, self.size, mask, low))
         t = self.distance(x)
         return t if v.registers == "z" else v.largest(self.least, t), b.select(mask, x, v.every(0.0))
-
-    def lanes_until(self, array: Any, i: Any, n: Any) -> tuple[Any, Any]:
-        """Where the vector from i on is, and which of its lanes lie before n."""
-        v, b = self.v, self.v.builder
-        return b.bitcast(b.gep(array, [i]), self.some.as_pointer()), b.not_(v.lanes_from(b.sub(n, i)))
-
-    @property
-    def short(self) -> str:
-        return {2: "i16", 4: "f32", 8: "f64"}[self.size]
 
     @property
     def some(self) -> Any:
@@ -84,20 +74,25 @@ class Tile:
         for k in range(0, beside * self.v.count * self.size, LINE):
             fetch_line(self.v.builder, self.v.builder.gep(self.array, [i]), ahead + k)
 
-    def add(self, found: list[tuple[Any, Any]], totals: list[list[Any]], seen: Any, i: Any) -> None:
-        """A vector for each of the totals, from i on."""
+    def add(self, found: list[tuple[Any, Any]], totals: list[list[Any]], seen: Any, i: Any, n: Any = None) -> None:
+        """A vector for each of the totals, from i on, or of one as far as n."""
         v, b = self.v, self.v.builder
         powers = [v.power(t) for t, _ in found]
         for k, ((t, x), (p, root, bits), to) in enumerate(zip(found, powers, totals, strict=True)):
             if bits is not None:
                 b.store(b.or_(bits, b.load(seen)), seen)
             if self.keep is not None:
-                self.store(v.product(p, root), b.add(i, i.type(k * v.count)))
+                self.store(v.product(p, root), b.add(i, i.type(k * v.count)), n)
             self.into(t, x, p, root, to)
 
-    def store(self, e: Any, i: Any) -> None:
-        v, b = self.v, self.v.builder
-        b.store(e, b.bitcast(b.gep(self.keep, [i]), v.kind.as_pointer()), align=v.bits // 8)
+    def store(self, e: Any, i: Any, n: Any = None) -> None:
+        """A vector of the powers, or what of it lies before n."""
+        v, b, size = self.v, self.v.builder, self.v.bits // 8
+        place = b.bitcast(b.gep(self.keep, [i]), v.kind.as_pointer())
+        if n is None:
+            b.store(e, place, align=size)
+        else:
+            v.store_some(e, place, size, v.lanes_until(n, i))
 
     def into(self, t: Any, x: Any, p: Any, root: Any, to: list[Any]) -> None:
         v, b = self.v, self.v.builder
@@ -119,7 +114,7 @@ class Tile:
         whole = b.sub(size, b.srem(size, step))
         self.sweep_whole(whole, beside, ahead, totals, seen)
         with cgutils.for_range_slice(b, whole, size, size.type(v.count)) as (i, _):
-            self.add([self.prepared_end(i, size)], totals[:1], seen, i)
+            self.add([self.prepared_end(i, size)], totals[:1], seen, i, size)
         return totals, seen
 
     def sweep_whole(self, whole: Any, beside: int, ahead: int, totals: list[list[Any]], seen: Any) -> None:
@@ -214,11 +209,14 @@ class Bent(Tile):
     def step(self, i: Any, beside: int) -> list[tuple[Any, Any]]:
         return [self.prepared(self.v.builder.add(i, i.type(k * self.v.count))) for k in range(beside)]
 
-    def add(self, found: list[tuple[Any, Any]], totals: list[list[Any]], seen: Any, i: Any) -> None:
+    def add(self, found: list[tuple[Any, Any]], totals: list[list[Any]], seen: Any, i: Any, n: Any = None) -> None:
         v, b = self.v, self.v.builder
         for k, (t, _) in enumerate(found):
-            place = b.gep(self.out, [b.add(i, i.type(k * v.count))])
-            b.store(self.bent(t), b.bitcast(place, self.some.as_pointer()), align=self.size)
+            place = b.bitcast(b.gep(self.out, [b.add(i, i.type(k * v.count))]), self.some.as_pointer())
+            if n is None:
+                b.store(self.bent(t), place, align=self.size)
+            else:
+                v.store_some(self.bent(t), place, self.size, v.lanes_until(n, i))
 
     def bent(self, t: Any) -> Any:
         """0 where p is nothing: whatever is made of what lies below, t needs no lower bound."""
@@ -249,9 +247,7 @@ class Bent(Tile):
         whole = b.sub(size, b.srem(size, size.type(beside * v.count)))
         self.sweep_whole(whole, beside, 0, [], None)
         with cgutils.for_range_slice(b, whole, size, size.type(v.count)) as (i, _):
-            place, mask = self.lanes_until(self.out, i, size)
-            made = self.bent(self.prepared_end(i, size)[0])
-            v.call(f"llvm.masked.store.v{v.count}{self.short}.p0", ir.VoidType(), made, place, INT(self.size), mask)
+            self.add([self.prepared_end(i, size)], [], None, i, size)
 
 
 def bending(kind: str, registers: str) -> Any:
@@ -272,26 +268,39 @@ def bending(kind: str, registers: str) -> Any:
     return bent
 
 
-def sweeping(kind: str, registers: str, ahead: int = 0) -> tuple[Any, Any]:
-    """swept(address, n, level, what): sums of a tile of logits of one kind; what it makes of one, the peak."""
+def sweeping(kind: str, registers: str, ahead: int = 0) -> tuple[Any, Any, Any]:
+    """swept(address, n, level, what): sums of a tile of logits of one kind; what it makes of one, the peak; and
+    swept_and_kept(address, n, level, room): one sum, and the powers."""
     half = kind in ("f16", "bf16")
     real, near = "double" if kind == "f64" else "float", registers == "z" and not half
+
+    def generated(builder, args, what, keep):
+        v = Vectors(builder, registers, real, near)
+        octaves, offset = (builder.extract_value(args[2], k) for k in (1, 4))
+        tile = Tile(v, kind, args[0], octaves, offset, what)
+        tile.keep = keep
+        totals, seen = tile.sweep(args[1], BESIDE[registers, half], ahead)
+        found = [across(v, [builder.load(part[k]) for part in totals]) for k in range(what)]
+        if what > 1:
+            found[1] = builder.fmul(found[1], v.real(1.0 / v.unit))
+        if registers == "y":
+            found[0] = builder.select(beyond(v, seen), v.real(math.inf), found[0])
+        return found
 
     @intrinsic(prefer_literal=True)
     def swept(context, array, n, level, what):
         def generate(target, builder, signature, args):
-            v = Vectors(builder, registers, real, near)
-            octaves, offset = (builder.extract_value(args[2], k) for k in (1, 4))
-            tile = Tile(v, kind, args[0], octaves, offset, what.literal_value)
-            totals, seen = tile.sweep(args[1], BESIDE[registers, half], ahead)
-            found = [across(v, [builder.load(part[k]) for part in totals]) for k in range(tile.what)]
-            if tile.what > 1:
-                found[1] = builder.fmul(found[1], v.real(1.0 / v.unit))
-            if registers == "y":
-                found[0] = builder.select(beyond(v, seen), v.real(math.inf), found[0])
+            found = generated(builder, args, what.literal_value, None)
             return target.make_tuple(builder, signature.return_type, found)
 
         return types.UniTuple(level.dtype, what.literal_value)(array, types.intp, level, what), generate
+
+    @intrinsic
+    def swept_and_kept(context, array, n, level, room):
+        def generate(target, builder, signature, args):
+            return generated(builder, args, 1, args[3])[0]
+
+        return level.dtype(array, types.intp, level, room), generate
 
     @intrinsic
     def swept_one(context, x, level):
@@ -304,7 +313,7 @@ def sweeping(kind: str, registers: str, ahead: int = 0) -> tuple[Any, Any]:
 
         return level.dtype(level.dtype, level), generate
 
-    return swept, swept_one
+    return swept, swept_one, swept_and_kept
 
 
 def sweeping_rows(kind: str, registers: str, ahead: int = 0) -> tuple[Any, Any]:

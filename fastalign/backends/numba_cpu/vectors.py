@@ -111,6 +111,19 @@ class Vectors:
         first = b.insert_element(lanes(ir.Undefined), b.trunc(k, INT), INT(0))
         return b.icmp_signed(">=", lanes(list(range(self.count))), b.shuffle_vector(first, first, lanes(None)))
 
+    def lanes_until(self, n: Any, i: Any) -> Any:
+        """Which of the lanes from i on lie before n."""
+        return self.builder.not_(self.lanes_from(self.builder.sub(n, i)))
+
+    def load_some(self, place: Any, size: int, mask: Any, others: Any) -> Any:
+        return self.call(f"llvm.masked.load.{self.short(size)}.p0", others.type, place, INT(size), mask, others)
+
+    def store_some(self, x: Any, place: Any, size: int, mask: Any) -> None:
+        self.call(f"llvm.masked.store.{self.short(size)}.p0", ir.VoidType(), x, place, INT(size), mask)
+
+    def short(self, size: int) -> str:
+        return f"v{self.count}" + {2: "i16", 4: "f32", 8: "f64"}[size]
+
     def call(self, name: str, kind: Any, *args: Any) -> Any:
         made = ir.FunctionType(kind, [x.type for x in args])
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, made, name), args)

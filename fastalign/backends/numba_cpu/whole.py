@@ -16,6 +16,7 @@ from .calls import NO_MASK, REALS, kept_flags, new_or_given, plain
 from .compiling import given, jit
 from .recurrence import along, scan_kernel, sweep
 from .row import row_kernels
+from .row_loops import NO_ROOMS, row_rooms
 
 Array = np.ndarray
 # By number: characters are also those of ml_dtypes, whose int1 is an "e" too.
@@ -122,7 +123,7 @@ def row_forward_ready(
     wanted = (True, True, entropy, sum_p2, mean_logit)
     outputs = [np.empty(n, dtype) if want else None for want in wanted] + [np.empty(n, FLAG) if top1 else None]
     filled = [nothing if x is None else x for x in outputs[:5]] + [NO_MASK if outputs[5] is None else outputs[5]]
-    row_kernels(kind)[0](rows, ids, kept, scale, *filled, NO_PARTS)
+    row_kernels(kind)[0](rows, ids, kept, scale, *filled, NO_PARTS, *NO_ROOMS[real])
     if outputs[5] is not None:
         outputs[5] = outputs[5].view(np.bool_)
     shape = tokens.shape
@@ -152,5 +153,6 @@ def row_backward_ready(
         return None
     g = [nothing if x is None else x.reshape(-1) for x in reals]
     target = outputs[0].view(rows.dtype).reshape(rows.shape)
-    row_kernels(kind)[1](rows, ids, kept, scale, *g[:5], target, *g[5:], NO_PARTS, 0, row_units(rows.shape))
+    rooms = row_rooms(rows, target, real, 1) if not any(x.size for x in g[2:]) else NO_ROOMS[real]
+    row_kernels(kind)[1](rows, ids, kept, scale, *g[:5], target, *g[5:], NO_PARTS, 0, row_units(rows.shape), *rooms)
     return outputs[0]
