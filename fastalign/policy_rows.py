@@ -68,7 +68,7 @@ def _few_at_a_time(work: ModuleType, loss_type: str, *arguments: Any) -> None:
         saved, slope, curve = (cut(y, 0, len(x.logits)) for y in (lse, grad, pull))
         where = x.logits, x.kind, x.tokens, x.mask, x.scale
         # What is summed stays where it has room, and is multiplied on the way back.
-        kept = {} if rooms is None else {"rooms": rooms(x.logits, x.out, x.logp.dtype.char, len(x.logits))}
+        kept = {} if rooms is None else {"rooms": rooms(x.logits, x.out, x.logp.dtype.char)}
         work.row_forward(*where, x.logp, saved, x.entropy, **kept)
         inputs = x.logp, x.old, x.advantages
         work.pointwise("policy", loss_type, inputs, x.mask, params, (slope,), partials[k : k + 1])

@@ -71,7 +71,7 @@ def row_backward(
     units = range(row_units(logits.shape)) if units is None else units
     if rooms is None:
         alone = all(x is None for x in (parts, lse, grad_entropy, grad_sum_p2, grad_mean_logit))
-        rooms = row_rooms(logits, out, grad_logp.dtype.char, 1) if alone else NO_ROOMS[grad_logp.dtype.char]
+        rooms = row_rooms(logits, out, grad_logp.dtype.char, True) if alone else NO_ROOMS[grad_logp.dtype.char]
     row_kernels(kind)[1](
         logits, tokens, mask, scale, grad_logp, *optional, out, *moments, NO_PARTS if parts is None else parts,
         units.start, units.stop, *rooms,

@@ -47,7 +47,7 @@ from .exponential import (
     reduced_apart,
     reduced_fused,
 )
-from .row_loops import backward, fill_parts, first_top, forward, write_kept
+from .row_loops import SHORTEST, backward, fill_parts, first_top, forward, write_kept
 from .slim import (
     curves,
     is_slim,
@@ -63,8 +63,8 @@ from .slim import (
 )  # fmt: skip
 from .sweeps import bending, sweeping, sweeping_rows
 from .tiles import (
+    NOTES,
     PAIR,
-    UNITS,
     bend_step,
     bent_by_loops,
     bent_by_vectors,
@@ -98,7 +98,7 @@ FIRST = 256  # elements searched for the first peak
 # Summed in lanes of the row's own precision, across tiles in double.  512: 20 % slower (set-up), 2048: 4; 8192 float32,
 # which are out of L1 where a tile is swept again, 2 % slower.  Of halves, with AVX-512, four vectors at once are 3 %
 # faster than two, of the others 1 % slower.  Of AVX2, tiles of 1024 are 5 to 8 % slower, of 4096 4 % faster.
-TILE, SHORT_TILE, SHORTEST_TILE, TILE_OF_HALVES = 4096, 2048, 1024, 8192
+TILE, SHORT_TILE, TILE_OF_HALVES = 4096, 2048, 8192
 BOUND = 65536.0  # of a tile's sum of exponentials: the peak is at most 16 octaves too low
 
 
@@ -155,8 +155,8 @@ def row_part(row, size, scale, spread, moments, keep, room, notes):
                 peak, state = top, level_of(top, scale)
                 s, u, q, z, near, unit = sums(x, n, peak, scale, state, spread, moments, near, keep, after(room, at))
         if keep:
-            put(notes, at // tile, np.float64(peak))
-            put(notes, UNITS + at // tile, unit)
+            put(notes, NOTES * (1 + at // tile), np.float64(peak))
+            put(notes, NOTES * (1 + at // tile) + 1, unit)
         total += s
         weighted += u / LOG2E
         squares += q
@@ -266,7 +266,7 @@ def row_kernels(kind: str) -> tuple[Any, Any, Any]:
         world |= {f"{letter}{k}": value for k, value in enumerate(series, 1)}
     registers, fused = vector_registers(), fuses()
     beside, long = (4, TILE_OF_HALVES) if kind in ("f16", "bf16") and registers == "z" else (PAIR, TILE)
-    tile, ahead = {"z": long, "y": SHORT_TILE}.get(registers, SHORTEST_TILE), lines_ahead()
+    tile, ahead = {"z": long, "y": SHORT_TILE}.get(registers, SHORTEST), lines_ahead()
     counting = {**vars(world.pop("level")), "beside": 1 if registers == "y" else beside, "tile": tile}
     counting |= {"ahead": ahead, "strip": STRIP // SIZES[kind] if ahead else tile, "strip_bytes": STRIP}
     bind, name = rules(), "f64" if kind == "f64" else "f32"

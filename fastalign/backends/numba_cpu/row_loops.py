@@ -9,19 +9,20 @@ from .access import get, over, product, put, scratch, start
 from .access import shift as after
 from .brief import BRIEF, KEPT
 from .slim import ABREAST, ENTROPY, FATE, LINEAR, OWN, PEAK, REST, SQUARES, TOTAL, WEIGHTED, A, B, C, D
-from .tiles import NOTED, PAIR, UNITS
+from .tiles import NOTES, PAIR
 
+SHORTEST = 1024  # elements of a tile, at least
 NO_ROOMS = {real: (np.empty((0, 0), real), np.empty((0, 0))) for real in "fd"}  # by character
 
 
-def row_rooms(logits: np.ndarray, out: np.ndarray, real: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """For the exponentials of so many rows, or of one after the other, and for notes of them: in the gradient itself,
-    where that has room and is not the logits; none where they are not kept."""
-    columns = logits.shape[1]
-    if not KEPT < columns <= CUT:
-        return NO_ROOMS[real]
+def row_rooms(logits: np.ndarray, out: np.ndarray, real: str, alone: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """For exponentials, in the gradient itself, and for notes of them; none where they are not kept, or where that is
+    the logits or of halves: unless ``alone``, of one row after the other, which may lie beside it."""
+    rows, columns = 1 if alone else len(out), logits.shape[1]
     free = out.dtype.char == real and not np.may_share_memory(logits, out)
-    return out if free else np.empty((rows, columns), real), np.empty((rows, NOTED + 2))
+    if not KEPT < columns <= CUT or not (free or alone):
+        return NO_ROOMS[real]
+    return out if free else np.empty((1, columns), real), np.empty((rows, NOTES * (1 + -(-columns // SHORTEST))))
 
 
 def fill_parts(logits, mask, scale, spread, moments, parts, first, last):
@@ -49,9 +50,10 @@ def first_top(row, y, most):
 def write_kept(row, size, scale, peak, rest, a, room, notes, out):
     """As write_slopes, of a p alone, from the exponentials of a sum."""
     for at in range(0, size, tile):
-        n, unit, factor = min(tile, size - at), get(notes, UNITS + at // tile), 0.0
+        note, n, factor = after(notes, NOTES * (1 + at // tile)), min(tile, size - at), 0.0
+        unit = get(note, 1)
         if unit > 0.0:
-            factor = math.exp((get(notes, at // tile) - peak) * scale - rest) / unit
+            factor = math.exp((get(note, 0) - peak) * scale - rest) / unit
         if factor != 0.0 and folds(factor) and folds(a * factor):
             over(n, straight_step, (after(room, at),), (after(out, at),), (real(a * factor),), 0, PAIR)
         else:
@@ -87,8 +89,8 @@ def forward(logits, tokens, mask, scale, logp, lse, entropy, sum_p2, mean_logit,
                 )  # fmt: skip
                 rest = math.log(total)
                 if room.size > 0:
-                    put(note, NOTED, peak)
-                    put(note, NOTED + 1, rest)
+                    put(note, 0, peak)
+                    put(note, 1, rest)
                 h = row_entropy(total, weighted) if spread else 0.0
             chosen = np.float64(wide(get(row, tokens[r])))
         lse[r] = peak * scale + rest if sound else peak
@@ -111,7 +113,7 @@ def backward(
 
     ns per element of 32 x 32,000 without lse, on an EPYC of 2017: float32 1.98 by exponentials taken twice, so 1.25,
     float64 5.75 and 3.2; a policy loss 2.3 and 1.75.  With room for one row, that stays in L2, instead of the gradient
-    itself, to another array 5 % slower in the caches and 12 past them; of 8 rows a policy loss 1.41 for 1.27.
+    itself, 5 % slower in the caches and 12 past them.
     """
     columns = logits.shape[1]
     cuts = -(-columns // CUT)
@@ -150,7 +152,7 @@ def backward(
             e = after(start(room), (r if room.shape[0] > 1 else 0) * room.shape[1])
             note = after(start(notes), (r if notes.shape[0] > 1 else 0) * notes.shape[1])
             if multiplies and saved:
-                peak, rest = get(note, NOTED), get(note, NOTED + 1)
+                peak, rest = get(note, 0), get(note, 1)
             elif not keeps and (not saved or row_trusted(rest) == 0.0):
                 if (slim or brief) and get(s, TOTAL + lane) >= 1.0:
                     total, squares, sound = get(s, TOTAL + lane), get(s, SQUARES + lane), True

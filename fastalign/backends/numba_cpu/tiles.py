@@ -12,9 +12,7 @@ from .exponential import LOG2E
 
 # Elements summed at once with AVX2: n additions to a lane, of equal numbers, are off by up to 1.5e-8 n, 2e-6 for 128.
 PART = 1024
-# Notes of exponentials that are kept: the peaks of at most so many tiles, and what each tile's are divided by;
-UNITS = 512
-NOTED = 2 * UNITS  # then the row's peak, and the logarithm of its sum.
+NOTES = 2  # of a row whose exponentials are kept: peak, log S; of each tile the peak of its time, and what divides
 PAIR = 2  # vectors at once: slopes of float32 in AVX2 5.5 ms, of float64 15.9, by one 6.4 and 22.1
 
 

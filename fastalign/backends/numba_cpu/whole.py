@@ -153,6 +153,6 @@ def row_backward_ready(
         return None
     g = [nothing if x is None else x.reshape(-1) for x in reals]
     target = outputs[0].view(rows.dtype).reshape(rows.shape)
-    rooms = row_rooms(rows, target, real, 1) if not any(x.size for x in g[2:]) else NO_ROOMS[real]
+    rooms = row_rooms(rows, target, real, True) if not any(x.size for x in g[2:]) else NO_ROOMS[real]
     row_kernels(kind)[1](rows, ids, kept, scale, *g[:5], target, *g[5:], NO_PARTS, 0, row_units(rows.shape), *rooms)
     return outputs[0]
