@@ -56,7 +56,7 @@ def policy_loss_from_logits(
     summed as aggregation says, and adds the metric entropy.  Options, metrics, masks, special values and errors as in
     ``token_log_probs`` and ``policy_loss``; the results are those of the separate calls.  grad_logits has the dtype of
     the logits; ``out`` receives it and may be ``logits`` itself: memory is then read once and written once, and nothing
-    of the size of the logits is allocated.
+    larger than a row for each thread is allocated.
 
     >>> import numpy as np
     >>> from fastalign import policy_loss_from_logits

@@ -246,7 +246,7 @@ ctypedef struct row_work:
     const long long *tokens
     const unsigned char *mask
     fa_row *parts  # the sums of every unit, where they are known: FA_ROW_CUT columns of a row
-    bint stream, keeps  # whether a gradient goes past the caches, and whether it is a product of the exponentials
+    bint stream, keeps  # whether a gradient goes past the caches, and is made of the exponentials of its own sums
     void *room  # for those of a row, if they are not to lie in out, and how much it takes
     Py_ssize_t room_bytes
     double scale

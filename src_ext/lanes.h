@@ -261,7 +261,9 @@ static FA_UNUSED void fa_drain(void)
  * minimax with P(0) = 1, is short: relative error 2.5e-8 and 3e-18, AVX-512 6.5e-8 and 8e-18.
  *
  * fa_exp2_times, AVX2's, multiplies by a number that may be a factor of all coefficients (fa_folds in rows.h), and is
- * anything where t is below -127 or -1023.  fa_exp2_seen is for sums.  With AVX2 it has no upper bound, which is 10 % of a row, and a lower one only if told so
+ * anything where t is below -127 or -1023.
+ *
+ * fa_exp2_seen is for sums.  With AVX2 it has no upper bound, which is 10 % of a row, and a lower one only if told so
  * (FA_UNBOUNDED), 3 to 9 % of one: from 129 on, or below -127, it wraps round, and fa_beyond says so of everything seen,
  * or that there was a NaN. */
 typedef struct { fa_vec_float a, b; } fa_power_float;

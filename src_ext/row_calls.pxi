@@ -37,7 +37,7 @@ cdef void read_rows(row_work *work, logits, tokens, mask, double scale):
 
 
 cdef void look_past(row_work *work, int kind, bint keeps) noexcept:
-    """How the gradient is to be written; ``keeps``: whether it is no more than a product of the exponentials."""
+    """How the gradient is to be written; ``keeps``: whether it is made of the exponentials of its own sums."""
     cdef Py_ssize_t size = sizeof(float) if kind == 0 else sizeof(double)
     cdef bint inside = work.out == work.logits
     work.keeps = keeps and work.columns <= FA_ROW_CUT

@@ -589,7 +589,8 @@ static FA_UNUSED int NAME(fa_row_hit)(const STORED *x, ptrdiff_t at, double top)
     return NAME(fa_get)(x, at) == top && (at == 0 || (double)NAME(fa_tile_top)(x, at) < top);
 }
 
-/* fa_row_state without moments, with the same bits, that leaves the exponentials in e, which may be x but for entropy. */
+/* fa_row_state without moments, with the same bits, that leaves the exponentials in e; which may be x, and then keeps
+ * none where entropy is wanted, whose slopes need the logits. */
 static FA_UNUSED fa_row NAME(fa_row_keep)(const STORED *x, ptrdiff_t n, double scale, int want, STORED *e,
                                           fa_spans *spans)
 {

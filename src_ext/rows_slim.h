@@ -105,9 +105,9 @@ FA_INLINE void NAME(fa_curves_of)(fa_slopes *s, ptrdiff_t rows, ptrdiff_t lanes,
     for (ptrdiff_t l = rows; l < lanes; l++) s->peak[l] = s->rest[l] = s->a[l] = s->b[l] = s->c[l] = s->d[l] = 0;
     for (ptrdiff_t l = rows; l < lanes; l++) c->chosen[l] = s->own[l] = 0;
     for (ptrdiff_t l = 0; l < lanes; l++) {
-        const REAL near = (REAL)(s->peak[l] + s->rest[l] / scale);
-        c->base[l] = near > -(REAL)INFINITY && near < (REAL)INFINITY ? near : (REAL)s->peak[l];
-        const double left = ((double)c->base[l] - s->peak[l]) * scale - s->rest[l], f = fa_exp(left);
+        double left;
+        c->base[l] = NAME(fa_base)(scale, s->peak[l], s->rest[l], &left);
+        const double f = fa_exp(left);
         c->slope[l] = (REAL)((s->a[l] + s->b[l] * left) * f), c->bend[l] = (REAL)(s->b[l] * f);
         c->square[l] = (REAL)(s->c[l] * f * f), c->shift[l] = (REAL)s->d[l];
     }
