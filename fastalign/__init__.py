@@ -25,12 +25,11 @@ if TYPE_CHECKING:
     from .linear import (
         LinearGradients,
         LinearPolicyLoss,
-        LinearPreferenceLoss,
-        linear_dpo_loss,
         linear_log_probs,
         linear_log_probs_grad,
         linear_policy_loss,
     )
+    from .linear_pairs import LinearPreferenceLoss, linear_dpo_loss
     from .pairs import PreferencePair, create_preference_dataset
     from .system import show_versions
 
@@ -87,12 +86,11 @@ _LATER = {
     "linear": (
         "LinearGradients",
         "LinearPolicyLoss",
-        "LinearPreferenceLoss",
-        "linear_dpo_loss",
         "linear_log_probs",
         "linear_log_probs_grad",
         "linear_policy_loss",
     ),
+    "linear_pairs": ("LinearPreferenceLoss", "linear_dpo_loss"),
     "pairs": ("PreferencePair", "create_preference_dataset"),
     "system": ("show_versions",),
 }

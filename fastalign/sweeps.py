@@ -95,23 +95,35 @@ def forward(linear: Linear, side: Side, entropy: bool) -> tuple[np.ndarray, np.n
     spread = np.empty(n, projection.real) if entropy else None
     parts, memory = projection.tiles(n, blocks)
     for a, b in parts:
-        hidden, ids = side.rows.take(a, b), side.ids[a:b]
-        here, total = (np.empty(b - a, projection.real) for _ in range(2))
-        own, home, sums = np.zeros(b - a), np.zeros(b - a, np.int64), np.empty((2, len(blocks), b - a))
-        spreads = np.empty(sums.shape[1:], projection.real) if entropy else None
-        for k, (s, e) in enumerate(blocks):
-            tile = projection.logits(hidden, s, e, memory)
-            local, inside = _local(ids, s, e)
-            third = None if spreads is None else spreads[k]
-            if len(blocks) > 1:
-                local[~inside] = tile[~inside, :SAMPLE].argmax(axis=1)
-            linear.engine.rows("row_forward", tile, linear.kind, local, None, linear.scale, here, total, third)
-            own[inside], home[inside] = here[inside], k
-            sums[0, k], sums[1, k] = (0.0, total) if len(blocks) == 1 else _precise(linear, tile, local, here, total)
-        logp[a:b], lse[a:b], h = merged(sums[0], sums[1], linear.scale, own, home, spreads)
-        if spread is not None:
-            spread[a:b] = h
+        hidden, ids, third = side.rows.take(a, b), side.ids[a:b], None if spread is None else spread[a:b]
+        if len(blocks) == 1:
+            tile, total = projection.logits(hidden, *blocks[0], memory), np.empty(b - a, projection.real)
+            linear.engine.rows("row_forward", tile, linear.kind, ids, None, linear.scale, logp[a:b], total, third)
+            lse[a:b] = total
+        else:
+            logp[a:b], lse[a:b], h = _by_blocks(linear, hidden, ids, blocks, memory, entropy)
+            if third is not None:
+                third[...] = h
     return logp, lse, spread
+
+
+def _by_blocks(
+    linear: Linear, hidden: np.ndarray, ids: np.ndarray, blocks: Blocks, memory: np.ndarray, entropy: bool
+) -> tuple[Any, Any, Any]:
+    """(logp, lse, entropy) of a part of the rows, merged."""
+    n, real = len(ids), linear.projection.real
+    here, total = np.empty(n, real), np.empty(n, real)
+    own, home, sums = np.zeros(n), np.zeros(n, np.int64), np.empty((2, len(blocks), n))
+    spreads = np.empty(sums.shape[1:], real) if entropy else None
+    for k, (s, e) in enumerate(blocks):
+        tile = linear.projection.logits(hidden, s, e, memory)
+        local, inside = _local(ids, s, e)
+        third = None if spreads is None else spreads[k]
+        local[~inside] = tile[~inside, :SAMPLE].argmax(axis=1)
+        linear.engine.rows("row_forward", tile, linear.kind, local, None, linear.scale, here, total, third)
+        own[inside], home[inside] = here[inside], k
+        sums[0, k], sums[1, k] = _precise(linear, tile, local, here, total)
+    return merged(sums[0], sums[1], linear.scale, own, home, spreads)
 
 
 def _precise(linear: Linear, tile: np.ndarray, local: np.ndarray, logp: np.ndarray, lse: np.ndarray) -> tuple[Any, Any]:
@@ -143,8 +155,6 @@ def merged(
 
     Nothing cancels: log P of the largest block is −log1p of what the others have, and no term of H is negative.
     """
-    if len(base) == 1:
-        return own, base[0] * scale + rest[0], None if spreads is None else spreads[0]
     log_p, row = base * scale, np.arange(base.shape[1])
     log_p += rest
     top = np.argmax(log_p, axis=0)  # a NaN counts as the largest

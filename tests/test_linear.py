@@ -8,9 +8,12 @@ import pytest
 
 import fastalign
 from fastalign import (
+    at_once,
+    linear,
     linear_dpo_loss,
     linear_log_probs,
     linear_log_probs_grad,
+    linear_pairs,
     linear_policy_loss,
     policy_loss_from_logits,
     sweeps,
@@ -22,9 +25,11 @@ ROWS, FEATURES, VOCABULARY = 23, 12, 150
 TOLERANCE = {np.dtype(np.float64): 1e-13, np.dtype(np.float32): 2e-6}
 
 
-@pytest.fixture(params=["whole", "blocks"])
+@pytest.fixture(params=["at once", "whole", "blocks"])
 def width(request, monkeypatch):
-    """Five blocks of the vocabulary and an odd rest, or none."""
+    """All logits at once; by tiles, of five blocks of the vocabulary and an odd rest, or of all of it."""
+    if request.param != "at once":
+        monkeypatch.setattr(at_once, "FEW", 0)
     if request.param == "blocks":
         monkeypatch.setattr(sweeps, "WIDTH", 32)
         monkeypatch.setattr(sweeps, "SAMPLE", 8)
@@ -671,3 +676,36 @@ def test_frozen_weights_have_no_gradient_and_change_nothing_else(width, max_byte
         assert whole.pop("grad_weight") is not None and part.pop("grad_weight") is None
         assert (whole.pop("grad_bias") is not None) == biased and part.pop("grad_bias") is None
         np.testing.assert_equal(part, whole)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_few_logits_need_no_tiles(monkeypatch, dtype):
+    for module in (linear, linear_pairs):
+        monkeypatch.setattr(module, "prepare_linear", lambda *args, **options: pytest.fail("by tiles"))
+    hidden, weight, tokens, bias = inputs(dtype, 24)
+    some = slopes(24, dtype)["grad_logp"]
+    three = hidden.reshape(2, 12, FEATURES), tokens.reshape(2, 12)
+    options = {"bias": bias, "max_bytes": 48 * VOCABULARY * hidden.itemsize}  # of two sides
+    assert linear_log_probs(hidden, weight, tokens, **options).logp.dtype == dtype
+    assert linear_log_probs_grad(hidden, weight, tokens, some, **options).grad_hidden.dtype == dtype
+    assert linear_policy_loss(hidden, weight, tokens, some, some, **options).grad_bias.dtype == dtype
+    assert linear_dpo_loss(*three, *three, weight, **options).grad_weight.dtype == dtype
+
+
+def test_what_is_not_few_or_not_ready():
+    hidden, weight, tokens, bias = inputs(np.float32, 24)
+    side = hidden, tokens
+    limit = 24 * VOCABULARY * 4
+    assert at_once.is_few(weight, bias, limit, side) and at_once.is_few(weight, None, limit, side)
+    assert not at_once.is_few(weight, bias, limit - 1, side)
+    assert not at_once.is_few(weight, bias, limit, side, side)
+    for other in (weight.astype(float), weight.astype(">f4"), np.asfortranarray(weight), weight[0], weight[:0], None):
+        assert not at_once.is_few(other, None, limit, side)
+    for other in (bias.astype(float), bias[1:], bias[::-1], bias.tolist()):
+        assert not at_once.is_few(weight, other, limit, side)
+    for other in (hidden.astype(float), np.asfortranarray(hidden), hidden[:, :1], hidden[0, 0], hidden.tolist()):
+        assert not at_once.is_few(weight, bias, limit, (other, tokens))
+    for other in (tokens.tolist(), tokens[1:], tokens[None]):
+        assert not at_once.is_few(weight, bias, limit, (hidden, other))
+    for other in (None, float(limit), True):
+        assert not at_once.is_few(weight, bias, other, side)
