@@ -7,6 +7,7 @@ import pytest
 
 from fastalign import (
     dpo_loss_from_logits,
+    fused,
     preference_loss,
     sequence_log_probs,
     sequence_log_probs_grad,
@@ -16,6 +17,12 @@ from fastalign import (
 
 SIDES = ("chosen", "rejected")
 LENGTHS = {"chosen": 7, "rejected": 4}
+
+
+@pytest.fixture(autouse=True, params=["at once", "long way"])
+def way(request, monkeypatch):
+    if request.param == "long way":
+        monkeypatch.setattr(fused, "FEW", -1)
 
 
 def inputs(pairs=5, vocabulary=700, dtype=np.float32, lengths=LENGTHS):
@@ -253,3 +260,27 @@ def test_a_refused_call_writes_nothing(backend):
     with pytest.raises(IndexError, match=r"rejected_tokens\[4, 3\]"):
         dpo_loss_from_logits(**given, out=pair, backend=backend)
     assert all((x == 7).all() for x in pair)
+
+
+@pytest.mark.parametrize("way", ["at once"], indirect=True)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("change", ["nothing", "in place", "out", "ignore_index", "no mask", "int32"])
+def test_few_logits_go_by_whole_calls_with_the_same_bits(compiled, monkeypatch, dtype, reduction, change):
+    given = inputs(dtype=dtype) | {"reduction": reduction, "temperature": 0.7, "beta": 0.2, "backend": compiled}
+    if change == "no mask":
+        given |= {"chosen_mask": None, "rejected_mask": None}
+    if change == "ignore_index":
+        given |= {"ignore_index": int(given["rejected_tokens"][0, 0])}
+    if change == "int32":
+        given |= {name: given[name].astype(np.int32) for name in ("chosen_tokens", "rejected_tokens")}
+    with monkeypatch.context() as patch:
+        patch.setattr(fused, "FEW", -1)
+        want = dpo_loss_from_logits(**given)
+    logits = tuple(given[f"{side}_logits"] for side in SIDES)
+    out = {"in place": logits, "out": tuple(np.full_like(x, 7) for x in logits)}.get(change)
+    monkeypatch.setattr(fused, "_Side", lambda *args: pytest.fail("the long way"))
+    got = dpo_loss_from_logits(**given, out=out)
+    np.testing.assert_equal(got._asdict(), want._asdict())
+    assert [x.dtype for x in got[1:7]] == [x.dtype for x in want[1:7]]
+    assert out is None or (got.grad_chosen_logits is out[0] and got.grad_rejected_logits is out[1])
