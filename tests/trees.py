@@ -37,8 +37,9 @@ def need_to_build():
 
 
 def environment(**changes):
-    """Ours, without the choices of the tests."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("FASTALIGN_")} | changes
+    """Ours, without the choices of the tests, and of who runs them side by side."""
+    given = os.environ.items()
+    return {name: value for name, value in given if not name.startswith(("FASTALIGN_", "PYTEST_XDIST_"))} | changes
 
 
 def python(folder, *command, code=0, **changes):
