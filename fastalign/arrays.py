@@ -157,45 +157,6 @@ def flags(name: str, x: Any, shape: tuple[int, ...], meaning: str = "1 = counts"
     return np.ascontiguousarray(x, np.uint8).reshape(shape)
 
 
-class Logits:
-    """Logits as [rows, V] and what a kernel needs to know of them."""
-
-    def __init__(self, x: Any, name: str = "logits") -> None:
-        x = take(name, x)
-        if x.ndim < 1:
-            raise ValueError(f"{name} has shape {x.shape}; expected at least one axis, the vocabulary last")
-        if x.dtype.kind == "i" or x.dtype.kind == "b" or (x.dtype.kind == "u" and x.dtype.itemsize != 2):
-            if type(x) is not np.ndarray:
-                raise TypeError(f"{name} has dtype {x.dtype}; expected a floating dtype, or uint16 bits of bfloat16")
-            x = x.astype(np.float64)
-        self.dtype = x.dtype.newbyteorder("=") if x.dtype.kind in "fu" else x.dtype
-        kind = NATIVE.get(self.dtype) or KINDS.get(self.dtype.name)
-        if kind is None:
-            raise TypeError(
-                f"{name} has dtype {x.dtype}; expected float64, float32, float16, bfloat16 or its uint16 bits"
-            )
-        self.kind, self.shape = kind, tuple(x.shape)
-        self.vocabulary = self.shape[-1]
-        self.real = np.dtype(np.float64 if kind == "f64" else np.float32)
-        if self.vocabulary == 0 and x.size == 0 and math.prod(self.shape[:-1]):
-            raise ValueError(f"{name} has shape {x.shape}; the vocabulary is empty")
-        self.rows = math.prod(self.shape[:-1])
-        self.bits = self.as_rows(cast_to(name, x, self.dtype))
-
-    def as_rows(self, x: Array) -> Array:
-        """[rows, V], halves as uint16; of an array of a subclass or another library a view of the same memory."""
-        x = x.view(np.ndarray) if isinstance(x, np.ndarray) else take("logits", x)
-        x = x.reshape((self.rows, self.vocabulary))
-        return x.view(np.uint16) if self.kind in ("f16", "bf16") and x.dtype != np.uint16 else x
-
-    def gradient(self, engine: Any, out: Any, logits: Any, inputs: Iterable[Any], name: str = "out") -> Array:
-        """A new array like ``logits``, as they were given, or ``out``, checked."""
-        if out is None:
-            return engine.empty(self.shape, self.dtype, logits)
-        output(name, out, self.shape, self.dtype, inputs, allowed=logits)
-        return out
-
-
 def tokens(
     name: str,
     x: Any,
@@ -282,11 +243,18 @@ def offsets(x: Any, n: int | None = None, name: str = "cu_seqlens") -> np.ndarra
 
 
 def output(
-    name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: Iterable[Any], allowed: Any = None
+    name: str,
+    out: Any,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    inputs: Iterable[Any],
+    allowed: Any = None,
+    in_pieces: bool = False,
 ) -> Any:
     """``out`` checked: shape, dtype, contiguous, writable, and no part of an input but ``allowed`` itself.
 
-    As a plain array, of a subclass a view: a matrix has two axes whatever it is told.
+    As a plain array, of a subclass a view: a matrix has two axes whatever it is told.  in_pieces: its rows may lie
+    apart.
     """
     if is_device(out):
         out = take(name, out)
@@ -298,8 +266,11 @@ def output(
         raise TypeError(f"{name} has dtype {out.dtype}; expected {dtype}")
     if not isinstance(out, np.ndarray):
         return out
-    if not (out.flags.c_contiguous and out.flags.aligned and out.dtype.isnative):
-        raise ValueError(f"{name} must be C-contiguous, aligned and in native byte order")
+    if not (out.flags.c_contiguous or (in_pieces and _rows_lie_apart(out))):
+        where = "have contiguous rows that do not overlap" if in_pieces else "be C-contiguous"
+        raise ValueError(f"{name} must {where}; its strides are {out.strides}, its shape {out.shape}")
+    if not (out.flags.aligned and out.dtype.isnative):
+        raise ValueError(f"{name} must be aligned and in native byte order")
     if not out.flags.writeable:
         raise ValueError(f"{name} is read-only")
     for x in inputs:
@@ -309,6 +280,16 @@ def output(
             if not same:
                 raise ValueError(f"{name} shares memory with an input")
     return out if type(out) is np.ndarray else out.view(np.ndarray)
+
+
+def _rows_lie_apart(x: np.ndarray) -> bool:
+    """Whether the last axis is contiguous, and each other one, in any order, steps over all that lies within it."""
+    extent = x.shape[-1] * x.itemsize
+    for stride, n in sorted(zip(x.strides[:-1], x.shape[:-1], strict=True)):
+        if n > 1 and stride < extent:
+            return False
+        extent += (n - 1) * stride
+    return x.strides[-1] == x.itemsize
 
 
 def number(name: str, x: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 from . import threads
 from .arrays import is_device
 from .backends import BLOCK, CUT, PART, row_units
+from .logits import cut, height_of
 from .rules import FAMILIES
 from .rules.row import row_trusted
 
@@ -151,12 +152,6 @@ def extension(backend: str | None, or_numba: bool = False) -> Any:
     return _extension or None
 
 
-def cut(x: Any, a: int, b: int) -> Any:
-    if isinstance(x, np.ndarray):
-        return x[a:b]
-    return tuple(y[a:b] for y in x) if isinstance(x, tuple) and x and isinstance(x[0], np.ndarray) else x
-
-
 class Engine:
     """A backend for host arrays, its rows, blocks, streams and segments divided among threads."""
 
@@ -186,6 +181,11 @@ class Engine:
 
     def rows(self, function: str, logits: Any, *rest: Any) -> None:
         """row_forward and row_backward."""
+        height = height_of(logits, *rest) or len(logits) or 1
+        for a in range(0, len(logits), height):
+            self._rows(function, *(cut(x, a, a + height) for x in (logits, *rest)))
+
+    def _rows(self, function: str, logits: Any, *rest: Any) -> None:
         work, n = getattr(self.module, function), len(logits)
         count = threads.parts(n, 1, logits.size)
         if n < FEW_ROWS and logits.shape[1] > CUT and hasattr(self.module, "row_parts"):
@@ -326,7 +326,7 @@ class StagedEngine(Engine):
 
     on_host = False
 
-    def rows(self, function: str, *arguments: Any) -> None:
+    def _rows(self, function: str, *arguments: Any) -> None:
         self._staged(function, *arguments)
 
     def _pointwise(self, n: int, *arguments: Any):  # type: ignore[no-untyped-def]

@@ -56,8 +56,8 @@ def policy_loss_from_logits(
     cast to float64 for float64 logits, else to float32.  c = entropy_coef weighs the entropy H of the rows, averaged or
     summed as aggregation says, and adds the metric entropy.  Options, metrics, masks, special values and errors as in
     ``token_log_probs`` and ``policy_loss``; the results are those of the separate calls.  grad_logits has the dtype of
-    the logits; ``out`` receives it and may be ``logits`` itself: memory is then read once and written once, and nothing
-    larger than a row for each thread is allocated.
+    the logits; ``out`` receives it and may be ``logits`` itself, whose rows may lie apart: memory is then read once and
+    written once, and nothing larger than a row for each thread is allocated.
 
     >>> import numpy as np
     >>> from fastalign import policy_loss_from_logits
@@ -94,6 +94,7 @@ def policy_loss_from_logits(
     own = arrays.take("logp", logp)  # with NumPy's dtype, whichever library's array it is
     work = Rows(rows.bits, rows.kind, ids, kept, scale, old, advantage, own, entropy, target)
     tallies = policy_rows.policy_rows(engine, options.loss_type, work, (*options.bounds, weight), -coef * weight)
+    rows.settle(target, grad)
     loss, metrics = policy_result(tallies, n, options)
     if entropy is not None:
         spread = float(engine.host(entropy).sum(dtype=np.float64))
@@ -298,6 +299,7 @@ class _Side:
         saved = each, None, None, self.lse, None
         target = rows.as_rows(self.grad)
         engine.rows("row_backward", rows.bits, rows.kind, self.ids, self.kept, self.scale, *saved, target)
+        rows.settle(target, self.grad)
 
 
 def _place_gradients(engine: Engine, out: Any, chosen: _Side, rejected: _Side, others: list[Any]) -> None:
@@ -311,7 +313,7 @@ def _place_gradients(engine: Engine, out: Any, chosen: _Side, rejected: _Side, o
         raise TypeError(f"out is a {type(out).__name__}; expected a tuple of 2 arrays")
     for k, (side, other) in enumerate((sides, sides[::-1])):
         name = f"out[{k}]"
-        arrays.output(name, out[k], side.rows.shape, side.rows.dtype, [*other.inputs, *others])
+        arrays.output(name, out[k], side.rows.shape, side.rows.dtype, [*other.inputs, *others], in_pieces=True)
         side.grad = side.rows.gradient(engine, out[k], side.logits, side.inputs, name)
     if isinstance(out[0], np.ndarray) and isinstance(out[1], np.ndarray) and np.may_share_memory(*out):
         raise ValueError("out[0] shares memory with out[1]")

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import arrays, threads
-from .arrays import Array, Logits
+from .arrays import Array
 from .dispatch import choose, extension
+from .logits import Logits
 from .sequences import sequence_log_probs
 
 # The least normal numbers: temperatures and their reciprocals are not smaller.
@@ -47,11 +48,12 @@ def token_log_probs(
     entropy H = −Σⱼ pⱼ log pⱼ,   sum_p2 = Σⱼ pⱼ²,   mean_logit = Σⱼ zⱼ / V,   top1: the token is the first argmax
 
     logits: (…, V) float64, float32, float16, bfloat16 (ml_dtypes, or its uint16 bits); tokens: (…) integers, not
-    shifted: a row of logits predicts the token at its own place.  Results in nats, shape (…): float64 for float64
-    logits, and for integers but uint16, else float32.  T > 0.  mask (1 = counts) and ignore_index skip rows: these are
-    not read, and give 0.  A NaN makes its row NaN, top1 False; +inf gives lse = +inf and logp, H, Σp² = NaN; −inf is a
-    probability of 0; a row of nothing but −inf gives lse = −inf and logp, H, Σp² = NaN.  The mean follows arithmetic.
-    No rows: empty results.  All is computed in one sweep.
+    shifted: a row of logits predicts the token at its own place.  Rows may lie apart, as those of logits[:, :-1]: they
+    are read where they are, but copied where fewer than 64 KiB of them lie together.  Results in nats, shape (…):
+    float64 for float64 logits, and for integers but uint16, else float32.  T > 0.  mask (1 = counts) and ignore_index
+    skip rows: these are not read, and give 0.  A NaN makes its row NaN, top1 False; +inf gives lse = +inf and logp, H,
+    Σp² = NaN; −inf is a probability of 0; a row of nothing but −inf gives lse = −inf and logp, H, Σp² = NaN.  The mean
+    follows arithmetic.  No rows: empty results.  All is computed in one sweep.
 
     Raises IndexError for a token outside [0, V), ValueError for shapes and options, TypeError for dtypes.
     From shifted sums: H = log S − U/S, Σp² = Q/S² with S = Σ exp(z−m), U = Σ exp(z−m)(z−m), Q = Σ exp(2(z−m)).
@@ -176,9 +178,9 @@ def token_log_probs_grad(
     logits, tokens, temperature, mask, ignore_index: as in the forward call; grad_logp, grad_lse, grad_entropy,
     grad_sum_p2, grad_mean_logit: the derivatives of the loss, of the shape of the tokens.  lse and entropy, saved from
     the forward call, spare a sweep; without them, or where |lse| > 64 and its rounding would show, or with grad_sum_p2,
-    they are computed again.  Returns (…, V) in the dtype of the logits, rounded once; ``out`` receives it and may be
-    ``logits`` itself.  Skipped rows are not read and get 0.  A logit of −inf gets g_mean / (V T), unless it is the
-    token; a row without probabilities (NaN, +inf, nothing but −inf) gets NaN.
+    they are computed again.  Returns (…, V) in the dtype of the logits, rounded once; ``out`` receives it, may be
+    ``logits`` itself, and its rows may lie apart.  Skipped rows are not read and get 0.  A logit of −inf gets g_mean /
+    (V T), unless it is the token; a row without probabilities (NaN, +inf, nothing but −inf) gets NaN.
 
     Raises IndexError for a token outside [0, V), ValueError for shapes, options and overlapping arrays, TypeError for
     dtypes; then nothing is written.
@@ -208,6 +210,7 @@ def token_log_probs_grad(
     if rows.rows:
         target = rows.as_rows(grad)
         engine.rows("row_backward", rows.bits, rows.kind, ids, kept, scale, *flat[:5], target, *flat[5:])
+        rows.settle(target, grad)
     return grad
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from . import threads
 from .backends import BLOCK
-from .dispatch import Engine, cut, fold
+from .dispatch import Engine, fold
+from .logits import cut, height_of
 from .rules import FAMILIES
 
 POLICY = FAMILIES["policy"]
@@ -39,6 +40,15 @@ def policy_rows(
     """Fill logp, entropy and out, the gradient; return the tallies."""
     if not engine.on_host:
         return _apart(engine, loss_type, rows, params, grad_entropy)
+    height = height_of(rows.logits, rows.out)
+    n = len(rows.logits)
+    some = [rows] if height is None else [rows.cut(a, a + height) for a in range(0, n, height)]
+    partials = [_partials(engine, loss_type, each, params, grad_entropy) for each in some]
+    return fold(np.concatenate(partials), len(POLICY.sums))
+
+
+def _partials(engine: Engine, loss_type: str, rows: Rows, params: tuple[float, ...], grad_entropy: float) -> np.ndarray:
+    """The tallies of contiguous rows, a few after the other."""
     n = len(rows.logits)
     few = min(BLOCK, max(1, CACHED // max(1, rows.logits[:1].nbytes)))  # whatever the threads, and so are the tallies
     partials = np.zeros((-(-n // few), POLICY.tallies))
@@ -53,7 +63,7 @@ def policy_rows(
         engine.run(part, n, few, count)
     elif n:
         walk(loss_type, *rows, params, grad_entropy, partials, few)
-    return fold(partials, len(POLICY.sums))
+    return partials
 
 
 def _few_at_a_time(work: ModuleType, loss_type: str, *arguments: Any) -> None:

@@ -21,7 +21,7 @@ LAYERS = [
     {"binding"},
     {"backends"},
     {"arrays"},
-    {"at_once", "projection"},
+    {"at_once", "logits", "projection"},
     {"threads"},
     {"dispatch"},
     {"elementwise"},

@@ -136,7 +136,7 @@ def test_what_is_wrong_is_explained(taken):
         (lambda: token_log_probs(x, tokens, temperature=0.0, backend="numba"), "temperature is 0.0"),
         (lambda: token_log_probs(x, tokens, mask=ends[:, 3], backend="numba"), r"mask\[2\] is 2"),
         (lambda: token_log_probs_grad(x, tokens, x[:5, 0], backend="numba"), "grad_logp has shape"),
-        (lambda: token_log_probs_grad(x, tokens, x[:, 0], out=x[::-1], backend="numba"), "must be C-contiguous"),
+        (lambda: token_log_probs_grad(x, tokens, x[:, 0], out=x[::-1], backend="numba"), "must have contiguous rows"),
         (lambda: token_log_probs_grad(x[:5], tokens[:5], np.ones(5), out=x[1:], backend="numba"), "shares memory"),
         (lambda: token_log_probs_grad(x, tokens, x[0], out=x, backend="numba"), "grad_logp has shape"),
     ):
