@@ -102,7 +102,7 @@ def test_the_compiled_code_gives_what_the_reference_gives(jobs, capability):
 
 def test_the_public_functions_through_numbas_simulator(jobs):
     """Host arrays are staged; device arrays in give device arrays out."""
-    sound(jobs.report("run_simulator.py"), (*OPERATIONS, "bad token"))
+    sound(jobs.report("run_simulator.py"), (*OPERATIONS, "bad token", "a view"))
 
 
 def test_the_interpreter_reports_seeded_faults(jobs):

@@ -68,6 +68,19 @@ def bad_token():
             raise AssertionError("a token beyond the vocabulary was accepted")
 
 
+def view():
+    """Rows that lie apart go up and come down piece by piece."""
+    fastalign.logits.WORTH = 1
+    whole = np.random.default_rng(4).standard_normal((2, 4, 9)).astype(np.float32)
+    x, tokens, slope = whole[:, :-1], np.array([[0, 3, 8], [1, 1, 7]]), np.linspace(-1, 1, 6, dtype=np.float32)
+    slope, out = slope.reshape(2, 3), np.full_like(whole, 7)
+    for call in (fastalign.token_log_probs_grad, partial(fastalign.policy_loss_from_logits, advantages=slope)):
+        want = call(x.copy(), tokens, slope, backend="cuda")
+        got = call(x, tokens, slope, out=out[:, :-1], backend="cuda")
+        np.testing.assert_array_equal(*(getattr(r, "grad_logits", r) for r in (got, want)))
+        assert (out[:, -1] == 7).all()
+
+
 def main():
     warnings.filterwarnings("ignore", "Grid size .* will likely result in GPU under-utilization")
     reason = fastalign.available_backends()["cuda"]
@@ -75,7 +88,7 @@ def main():
         sys.exit(reason)
     jobs = {name: partial(run, operation, name) for name, operation in OPERATIONS.items()}
     report = {}
-    for name, job in {**jobs, "bad token": bad_token}.items():
+    for name, job in {**jobs, "bad token": bad_token, "a view": view}.items():
         report[name] = None
         try:
             job()
