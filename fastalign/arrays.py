@@ -295,6 +295,8 @@ def _rows_lie_apart(x: np.ndarray) -> bool:
 def number(name: str, x: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> float:
     """A finite float in [low, high], or in (low, high] with ``above``."""
     try:
+        if isinstance(x, (np.ndarray, np.generic)) and issubclass(x.dtype.type, (np.complexfloating, np.flexible)):
+            raise TypeError  # NumPy would read text, too, and drop an imaginary part
         value = math.ldexp(x, 0)  # as float(x), which would also read text
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} is {x!r}; expected a number") from error
@@ -302,9 +304,8 @@ def number(name: str, x: Any, low: float = -math.inf, high: float = math.inf, *,
         raise ValueError(f"{name} is an integer beyond all floats; expected a finite number") from error
     inside = low < value <= high if above else low <= value <= high
     if not (inside and math.isfinite(value)):
-        bound = (
-            f"{'>' if above else '>='} {low:g}" if high == math.inf else f"in {'(' if above else '['}{low:g}, {high:g}]"
-        )
+        sign, bracket = (">", "(") if above else (">=", "[")
+        bound = f"{sign} {low:g}" if high == math.inf else f"in {bracket}{low:g}, {high:g}]"
         raise ValueError(f"{name} is {value!r}; expected a finite number{'' if low == -math.inf else ' ' + bound}")
     return value + 0.0  # of two zeros, which are equal, one: what is remembered of the other would have its sign
 
