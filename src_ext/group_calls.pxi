@@ -130,6 +130,8 @@ def group_spread_ready(grad, shape, mask, cu_seqlens, reduction):
     cdef int k, ndim, mean = mean_of(reduction)
     if asked_elsewhere() or mean < 0 or not look(grad, &g) or g.ndim != 1 or g.size == 0:
         return None
+    if g.type not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE):
+        return None
     if shape is not None:
         if type(shape) is not tuple or len(shape) not in (1, 2):
             return None

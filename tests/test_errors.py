@@ -169,6 +169,7 @@ CASES = [
     (lambda: fa.sequence_log_probs_grad([1.0], cu_seqlens=[[0, 2]]), ValueError, "cu_seqlens has shape"),
     (lambda: fa.sequence_log_probs_grad([1.0], cu_seqlens=5), ValueError, r"cu_seqlens has shape \(\)"),
     (lambda: fa.sequence_log_probs_grad([1.0], cu_seqlens=["a"]), TypeError, "cu_seqlens has dtype <U1"),
+    (lambda: fa.sequence_log_probs_grad(np.array(["a"]), (1, 3)), TypeError, "grad has dtype <U1; expected float64"),
     (lambda: fa.sequence_log_probs_grad([1.0], (2, 3)), ValueError, r"grad has shape \(1,\); expected \(2,\)"),
     (
         lambda: fa.sequence_log_probs([1.0, 2.0], cu_seqlens=[0, 2**63 - 1, -(2**63) + 5, 2]),
