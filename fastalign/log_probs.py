@@ -119,8 +119,9 @@ def countable(tokens: Any, mask: Any, ignore_index: Any, out: Any = None) -> tup
     plain = mask is None or (type(mask) is np.ndarray and mask.dtype == np.bool_ and mask.shape == tokens.shape)
     if out is not None and type(out) is not np.ndarray:  # NumPy would ask it for an array
         return None, None
-    shared = out is not None and any(x is not None and np.may_share_memory(out, x) for x in (tokens, mask))
-    if not plain or shared or tokens.dtype.kind not in "iu" or tokens.dtype == np.uint64:  # which would wrap
+    if not plain or tokens.dtype.kind not in "iu" or tokens.dtype == np.uint64:  # which would wrap
+        return None, None
+    if out is not None and any(x is not None and np.may_share_memory(out, x) for x in (tokens, mask)):
         return None, None
     if ignore_index is not None:
         if type(ignore_index) is not int:

@@ -238,6 +238,11 @@ CASES = [
     (lambda: fa.token_log_probs(Tensor((2, 3)), T), TypeError, r"logits cannot .*its bits, x.view\(torch.uint16\)"),
     (lambda: fa.linear_log_probs(Tensor((2, 3)), X, T), TypeError, r"hidden cannot .*pass its bits, x.view"),
     (lambda: fa.linear_log_probs(X, Tensor((2, 3)), T), TypeError, r"weight cannot .*pass its bits, x.view"),
+    (
+        lambda: fa.selective_log_softmax(X, T.astype("i4"), mask=Tensor(2), out=np.zeros(2)),
+        TypeError,
+        "^mask cannot be read as an array: unsupported; pass x.float",
+    ),
     (lambda: fa.policy_loss(Tensor(4), V, V), TypeError, r"log_probs cannot .*pass x.float\(\)"),
     (lambda: fa.preference_loss(Tensor(4, "torch.float32"), V), TypeError, "logps cannot .*: unsupported$"),
 ]
