@@ -127,6 +127,13 @@ def test_subnormals_are_numbers(backend, dtype):
     np.testing.assert_array_equal(sequence_log_probs(x.reshape(9, 1), backend=backend), x)
 
 
+def test_underflow_is_no_error(backend):
+    """A share of a slope may be subnormal, also where NumPy was told to raise."""
+    with np.errstate(all="raise"):
+        got = sequence_log_probs_grad(np.array([5e-324, 1e-310]), (2, 3), reduction="mean", backend=backend)
+    np.testing.assert_array_equal(got, np.repeat([[5e-324 / 3], [1e-310 / 3]], 3, axis=1))
+
+
 def test_the_sign_of_zero_is_kept_where_arithmetic_keeps_it(backend):
     x = np.array([-0.0, 0.0])
     value, _ = kl_estimate(x, x, estimator="k1", backend=backend)

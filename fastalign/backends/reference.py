@@ -282,6 +282,7 @@ def group_reduce(values: Array, offsets: Array, mask: Array | None, mean: bool, 
         out[b] = np.cumsum(packed[start:end])[-1] / (counts[b] if mean else 1) if end > start else 0
 
 
+@np.errstate(all="ignore")
 def group_spread(grad: Array, offsets: Array, mask: Array | None, mean: bool, counts: Array, out: Array) -> None:
     share = grad / np.maximum(counts, 1) if mean else grad
     out[...] = np.repeat(share, np.diff(offsets))
