@@ -220,6 +220,12 @@ def test_a_picture_that_cannot_be_drawn_is_refused_first(tmp_path, name, text):
         plot.check(tmp_path / name)
 
 
+def test_a_kind_that_needs_what_is_not_here_is_refused_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # where no TeX is
+    with pytest.raises(demo.DataError, match=r"^--plot .*x.pgf: a .pgf cannot be drawn here: .*xelatex"):
+        plot.check(tmp_path / "x.pgf")
+
+
 def test_a_negative_seed_is_refused():
     with pytest.raises(demo.DataError, match="--seed is -1"):
         demo.run(seed=-1)

@@ -1,6 +1,7 @@
 """The picture: learning curves of all parts, and the two ways against each other."""
 
 import os
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,12 @@ def check(path: Path) -> None:
         raise DataError(f"--plot {path}: unknown kind {path.suffix!r}; expected one of {', '.join(sorted(kinds))}")
     if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise DataError(f"--plot {path}: cannot be written there")
+    try:
+        trial = Figure((1, 1))
+        trial.text(0, 0, "x")
+        trial.savefig(BytesIO(), format=path.suffix[1:].lower())
+    except Exception as error:  # .pgf asks for TeX, images ask Pillow, each in its own words
+        raise DataError(f"--plot {path}: a {path.suffix} cannot be drawn here: {error}") from None
 
 
 def draw(outcome: Outcome, settings: Settings, path: Path) -> None:
