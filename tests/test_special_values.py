@@ -5,6 +5,7 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import usable
 
 from fastalign import (
     discounted_returns,
@@ -258,6 +259,14 @@ def test_kl_without_probability(backend):
     assert kl_divergence([-INF, 0.0], [-INF, 0.0], backend=backend) == 0.0
     assert kl_divergence([-INF, 0.0], [0.0, -INF], backend=backend) == INF
     assert math.isnan(kl_divergence([NAN], [0.0], backend=backend))
+
+
+@pytest.mark.parametrize("name", ["cython", "numba"])
+def test_a_probability_that_float32_barely_holds_is_none_to_a_compiled_kernel(name):
+    usable(name)
+    for log_p, dtype, want in ((-86.9, "f4", INF), (-87.1, "f4", 0.0), (-87.1, "f8", INF)):
+        assert kl_divergence(np.array([log_p], dtype), np.array([-INF], dtype), backend=name) == want
+    assert "log p below −87" in kl_divergence.__doc__
 
 
 def test_beyond_an_episodes_end_may_be_anything(backend):
