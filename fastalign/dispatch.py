@@ -17,7 +17,7 @@ import numpy as np
 from . import threads
 from .arrays import is_device
 from .backends import BLOCK, CUT, PART, row_units
-from .logits import cut, height_of
+from .logits import cut, pieces
 from .rules import FAMILIES
 from .rules.row import row_trusted
 
@@ -181,9 +181,8 @@ class Engine:
 
     def rows(self, function: str, logits: Any, *rest: Any) -> None:
         """row_forward and row_backward."""
-        height = height_of(logits, *rest) or len(logits) or 1
-        for a in range(0, len(logits), height):
-            self._rows(function, *(cut(x, a, a + height) for x in (logits, *rest)))
+        for some in pieces(logits, *rest):
+            self._rows(function, *some)
 
     def _rows(self, function: str, logits: Any, *rest: Any) -> None:
         work, n = getattr(self.module, function), len(logits)

@@ -9,7 +9,7 @@ import numpy as np
 from . import threads
 from .backends import BLOCK
 from .dispatch import Engine, fold
-from .logits import cut, height_of
+from .logits import cut, pieces
 from .rules import FAMILIES
 
 POLICY = FAMILIES["policy"]
@@ -40,10 +40,7 @@ def policy_rows(
     """Fill logp, entropy and out, the gradient; return the tallies."""
     if not engine.on_host:
         return _apart(engine, loss_type, rows, params, grad_entropy)
-    height = height_of(rows.logits, rows.out)
-    n = len(rows.logits)
-    some = [rows] if height is None else [rows.cut(a, a + height) for a in range(0, n, height)]
-    partials = [_partials(engine, loss_type, each, params, grad_entropy) for each in some]
+    partials = [_partials(engine, loss_type, Rows(*some), params, grad_entropy) for some in pieces(*rows)]
     return fold(np.concatenate(partials), len(POLICY.sums))
 
 
