@@ -31,6 +31,9 @@ def host(name: str, x: Any) -> np.ndarray:
 
 def real_of(**named: np.ndarray) -> np.dtype:
     """The dtype in which products of these arrays are computed: float64 where one has it, else float32."""
+    dtypes = {x.dtype for x in named.values()}
+    if len(dtypes) == 1 and dtypes < set(arrays.FLOATS):
+        return dtypes.pop()
     single = np.dtype(np.float32)
     return np.result_type(*(single if _is_bits(x) else arrays.real_dtype(name, x.dtype) for name, x in named.items()))
 
@@ -42,6 +45,8 @@ def _is_bits(x: np.ndarray) -> bool:
 
 def widened(x: np.ndarray, real: np.dtype) -> np.ndarray:
     """In float32 or float64; uint16 are the bits of bfloat16."""
+    if x.dtype is real:
+        return x
     if x.dtype.name == "bfloat16":
         x = x.view(np.uint16)
     if _is_bits(x):
@@ -94,8 +99,9 @@ class Source:
 
     def spread(self, values: np.ndarray) -> np.ndarray:
         """In the shape of the tokens again; 0 where masked."""
-        with np.errstate(over="ignore"):  # a log-sum-exp in double may be beyond float32
-            values = values.astype(self.real, copy=False)
+        if values.dtype is not self.real:
+            with np.errstate(over="ignore"):  # a log-sum-exp in double may be beyond float32
+                values = values.astype(self.real, copy=False)
         if self.index is None:
             return values.reshape(self.lead)
         out = np.zeros(self.rows, self.real)
