@@ -177,7 +177,7 @@ def test_nothing_is_dropped_from_unequal_lists():
         create_preference_dataset(list("abc"), list("ab"), list("a"))
 
 
-@pytest.mark.parametrize("wrong", ["ab", b"ab", {"a", "b"}, iter("ab"), None], ids=str)
+@pytest.mark.parametrize("wrong", ["ab", b"ab", {"a", "b"}, iter("ab"), None], ids=lambda x: type(x).__name__)
 @pytest.mark.parametrize("place", range(3))
 def test_pairs_are_of_lists(wrong, place):
     """A text gave pairs of its characters, a set pairs in an order of its own."""
