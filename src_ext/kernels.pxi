@@ -216,6 +216,7 @@ cdef extern from "scan.h" nogil:
         void (*chains)(const fa_scan *w, fa_chain *chains, int count, ptrdiff_t shared) noexcept nogil
         void (*line)(const fa_scan *w, ptrdiff_t start, ptrdiff_t steps, double factor, double *carry,
                      double *follow) noexcept nogil
+        void (*picked)(const fa_scan *w, ptrdiff_t start, ptrdiff_t steps, double last) noexcept nogil
         double factor
     ctypedef double (*fa_scan_rule)(double, double, double, double, double, double, double, double) noexcept nogil
     void fa_scan_rows_float(fa_scan_rule rule, int how, const fa_scan *w, ptrdiff_t at, ptrdiff_t depth,
@@ -230,6 +231,10 @@ cdef extern from "scan.h" nogil:
                              double *carry, double *follow) noexcept
     void fa_scan_steps_double(fa_scan_rule rule, const fa_scan *w, ptrdiff_t start, ptrdiff_t steps, double factor,
                               double *carry, double *follow) noexcept
+    void fa_scan_picks_float(fa_scan_rule rule, const fa_scan *w, ptrdiff_t start, ptrdiff_t steps,
+                             double last) noexcept
+    void fa_scan_picks_double(fa_scan_rule rule, const fa_scan *w, ptrdiff_t start, ptrdiff_t steps,
+                              double last) noexcept
     void fa_scan_prepare() noexcept
     bint fa_odd_flags(const unsigned char *p, ptrdiff_t n) noexcept
     void fa_scan_run_float(const fa_scan *w, const fa_scan_loops *loops) noexcept

@@ -27,6 +27,12 @@
  *    ends: nothing passes there.  Chains at the same step of rows 4096 bytes apart wait for one another's stores.  With
  *    options, whose selections double a scalar's work, they are turned into lanes a few steps at a time: 64 x 1024
  *    111 / 143 us, in scalars 260; without options that is 76 / 117.
+ *    With a mask those of 32 steps and more go by themselves, from one step that is kept to the next (scan_kept.h): no
+ *    branch depends on a flag.  An EPYC of 2017, AVX2, 2048 steps of which a random half is kept: 5.8 us in float32 and
+ *    float64, with branches 21.5 and 20.6, without a mask 6.1 and 5.3; 10^6 steps 3.4 and 4.2 ms, so 15 to 19.  Turned,
+ *    1,024 of 64 steps take 183 and 204 us, where half is kept 161 and 184, 95 % 230 and 239; 4,096 of 16 steps 230,
+ *    by themselves 330: 80 ns each.  Side by side, 128 x 4096: 1.10 and 1.45 ms, of which masks spread from a word of
+ *    flags and choices left to gcc, 1.9 and 2.1; without a mask 0.75 and 1.35.
  * e) Whichever way a stream goes, it meets the same operations in the same order, but along a line: there what is summed
  *    depends on its own length and mask only.  So the bits are the same whatever its neighbours, threads or places in
  *    memory.
@@ -81,6 +87,9 @@ enum {
     FA_SCAN_MASKED = 128, /* steps from which on it is looked for runs in a mask */
     FA_SCAN_RUN = 8,      /* steps between two borders of a mask, in the mean, from which on its runs go along lines */
     FA_SCAN_WORTH = 512,  /* steps: below, looking for chains costs more than they save */
+    FA_SCAN_LOOK = 16,    /* steps after which it is looked whether all streams have taken their first */
+    FA_SCAN_ALONE = 32,   /* steps from which on a stream with a mask goes by itself */
+    FA_SCAN_PICK = 512,   /* steps whose mask becomes bits at once */
     FA_PLAIN = 0,         /* neither mask nor truncations nor next values, and not a stream's first step taken */
     FA_CUT = 1,           /* no mask */
     FA_MASKED = 2,
@@ -112,13 +121,14 @@ typedef struct {
 /* reward, value, next value, carry, alive, going, gamma, lambda */
 typedef double (*fa_scan_rule)(double, double, double, double, double, double, double, double);
 
-/* The two loops that are compiled for every rule: `depth` steps of `width` neighbouring streams, the latest of the
- * first stream at `at`; and `shared` steps of FA_SCAN_CHAINS chains, or of one. */
+/* The loops that are compiled for every rule: `depth` steps of `width` neighbouring streams, the latest of the first
+ * stream at `at`; `shared` steps of FA_SCAN_CHAINS chains, or of one; steps along a line; one stream with a mask. */
 typedef struct {
     void (*rows)(int how, const fa_scan *w, ptrdiff_t at, ptrdiff_t depth, ptrdiff_t width, double *carry,
                  double *follow, unsigned char *seen);
     void (*chains)(const fa_scan *w, fa_chain *chains, int count, ptrdiff_t shared);
     void (*line)(const fa_scan *w, ptrdiff_t start, ptrdiff_t steps, double factor, double *carry, double *follow);
+    void (*picked)(const fa_scan *w, ptrdiff_t start, ptrdiff_t steps, double last);
     double factor; /* of the carry, where the trace goes on */
 } fa_scan_loops;
 
@@ -130,24 +140,6 @@ typedef uint64_t fa_word;
 #else
 typedef uint32_t fa_word;
 #endif
-#if defined(__BYTE_ORDER__) && defined(__ORDER_BIG_ENDIAN__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-#define FA_BYTE(i) ((fa_word)0xff << (8 * (sizeof(fa_word) - 1 - (i))))
-#else
-#define FA_BYTE(i) ((fa_word)0xff << (8 * (i)))
-#endif
-static FA_UNUSED const fa_word fa_byte[sizeof(fa_word)] = {
-    FA_BYTE(0), FA_BYTE(1), FA_BYTE(2), FA_BYTE(3),
-#if FA_SCAN_LANES == 8 || defined(__AVX__)
-    FA_BYTE(4), FA_BYTE(5), FA_BYTE(6), FA_BYTE(7),
-#endif
-};
-
-FA_INLINE fa_word fa_flags(const unsigned char *p, int lanes)
-{
-    fa_word word = 0;
-    memcpy(&word, p, (size_t)lanes);
-    return word;
-}
 
 FA_INLINE fa_word fa_nonzero(fa_word x) /* every byte but 0 as 0xff */
 {
@@ -158,26 +150,137 @@ FA_INLINE fa_word fa_nonzero(fa_word x) /* every byte but 0 as 0xff */
     return (x & ones) * 255;
 }
 
-/* All bits of a lane that is flagged, none of the others. */
-FA_INLINE void fa_spread(uint64_t *mask, fa_word word, int lanes)
+/* All bits of a lane whose flag is 0, none of the others. */
+FA_INLINE void fa_open_lanes(uint64_t *open, const unsigned char *flags, int lanes)
 {
-    FA_SCAN_SIMD
-    for (int i = 0; i < lanes; i++) mask[i] = word & fa_byte[i] ? ~0ull : 0;
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    if (lanes == 8) {
+        const __m128i bytes = _mm_loadl_epi64((const __m128i *)flags);
+        _mm512_store_si512(open, _mm512_movm_epi64((__mmask8)_mm_testn_epi8_mask(bytes, bytes)));
+        return;
+    }
+#endif
+#if defined(__AVX2__)
+    if (lanes == 4) {
+        int bytes;
+        memcpy(&bytes, flags, 4);
+        const __m256i wide = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bytes));
+        _mm256_store_si256((__m256i *)open, _mm256_cmpeq_epi64(wide, _mm256_setzero_si256()));
+        return;
+    }
+#elif defined(__SSE2__)
+    if (lanes == 4) {
+        int bytes;
+        memcpy(&bytes, flags, 4);
+        const __m128i none = _mm_cmpeq_epi8(_mm_cvtsi32_si128(bytes), _mm_setzero_si128());
+        const __m128i two = _mm_unpacklo_epi8(none, none), four = _mm_unpacklo_epi16(two, two);
+        _mm_store_si128((__m128i *)open, _mm_unpacklo_epi32(four, four));
+        _mm_store_si128((__m128i *)open + 1, _mm_unpackhi_epi32(four, four));
+        return;
+    }
+#endif
+    for (int i = 0; i < lanes; i++) open[i] = flags[i] ? 0 : ~0ull;
 }
 
-/* 0 in a lane that is flagged, else 1; from the word, or where 64 bits cannot be compared, from the spread mask. */
-#if FA_SCAN_LANES == 8 || defined(__AVX__)
-#define FA_SPREAD(mask, word) ((void)(mask))
-#define FA_UNLESS(word, mask, i) ((word)&fa_byte[i] ? 0.0 : 1.0)
-#else
-#define FA_SPREAD(mask, word) fa_spread(mask, word, LANES)
-#define FA_UNLESS(word, mask, i) fa_double(~(mask)[i] & 0x3ff0000000000000ull)
-#endif
-
-/* In bits: of several ternaries with one condition gcc 12 makes a branch. */
-FA_INLINE double fa_choose(uint64_t mask, double a, double b)
+FA_INLINE int fa_all_flagged(const unsigned char *flags, int lanes)
 {
-    return fa_double((fa_bits(a) & mask) | (fa_bits(b) & ~mask));
+    fa_word word;
+    for (int i = 0; i < lanes; i += (int)sizeof word) {
+        const int some = lanes - i < (int)sizeof word ? lanes - i : (int)sizeof word;
+        memset(&word, 1, sizeof word);
+        memcpy(&word, flags + i, (size_t)some);
+        if (fa_nonzero(word) != ~(fa_word)0) return 0;
+    }
+    return 1;
+}
+
+FA_INLINE int fa_none_flagged(const unsigned char *flags, int lanes)
+{
+    uint64_t word = 0;
+    memcpy(&word, flags, (size_t)lanes);
+    return word == 0;
+}
+
+/* Of numbers' bits, in the registers they are in: left to itself gcc takes them to general ones and back, or makes a
+ * branch; of _mm_and_pd it makes copies besides, an operation each in the chain of what is carried. */
+#if defined(__AVX__) && defined(__GNUC__)
+#define FA_BITWISE(name, instruction, expression)                                                                      \
+    FA_INLINE double name(double x, double y)                                                                          \
+    {                                                                                                                  \
+        __asm__("v" instruction " %2,%1,%0" : "=x"(x) : "x"(x), "x"(y));                                               \
+        return x;                                                                                                      \
+    }
+#elif defined(__SSE2__) && defined(__GNUC__)
+#define FA_BITWISE(name, instruction, expression)                                                                      \
+    FA_INLINE double name(double x, double y)                                                                          \
+    {                                                                                                                  \
+        __asm__(instruction " %1,%0" : "+x"(x) : "x"(y));                                                              \
+        return x;                                                                                                      \
+    }
+#else
+#define FA_BITWISE(name, instruction, expression)                                                                      \
+    FA_INLINE double name(double x, double y)                                                                          \
+    {                                                                                                                  \
+        const uint64_t a = fa_bits(x), b = fa_bits(y);                                                                 \
+        return fa_double(expression);                                                                                  \
+    }
+#endif
+FA_BITWISE(fa_and, "andpd", a & b)
+FA_BITWISE(fa_unless, "andnpd", ~a & b)
+FA_BITWISE(fa_or, "orpd", a | b)
+
+FA_INLINE double fa_choose(double mask, double a, double b)
+{
+#if defined(__AVX__) && defined(__GNUC__)
+    __asm__("vblendvpd %2,%1,%0,%0" : "+x"(b) : "x"(a), "x"(mask));
+    return b;
+#else
+    return fa_or(fa_and(mask, a), fa_unless(mask, b));
+#endif
+}
+
+/* The bits of a mask, none and all. */
+static FA_UNUSED const union { uint64_t bits; double mask; } fa_none_or_all[2] = {{0}, {~0ull}};
+#define fa_where(i) (fa_none_or_all[i].mask)
+
+/* x in the lanes of the mask, 0 in the others. */
+FA_INLINE void fa_only_lanes(double *y, const uint64_t *mask, const double *x, int lanes)
+{
+#ifdef __AVX__
+    if (lanes == 4) {
+        _mm256_store_pd(y, _mm256_and_pd(_mm256_load_pd((const double *)mask), _mm256_load_pd(x)));
+        return;
+    }
+#endif
+    if (lanes == 1) y[0] = fa_and(fa_double(mask[0]), x[0]);
+    else for (int i = 0; i < lanes; i++) y[i] = fa_double(fa_bits(x[i]) & mask[i]);
+}
+
+/* 0 in the lanes of the mask, x in the others. */
+FA_INLINE void fa_unless_lanes(double *y, const uint64_t *mask, const double *x, int lanes)
+{
+#ifdef __AVX__
+    if (lanes == 4) {
+        _mm256_store_pd(y, _mm256_andnot_pd(_mm256_load_pd((const double *)mask), _mm256_load_pd(x)));
+        return;
+    }
+#endif
+    if (lanes == 1) y[0] = fa_unless(fa_double(mask[0]), x[0]);
+    else for (int i = 0; i < lanes; i++) y[i] = fa_double(fa_bits(x[i]) & ~mask[i]);
+}
+
+/* a in the lanes of the mask, b in the others. */
+FA_INLINE void fa_choose_lanes(double *y, const uint64_t *mask, const double *a, const double *b, int lanes)
+{
+#ifdef __AVX__
+    if (lanes == 4) {
+        const __m256d chosen = _mm256_load_pd((const double *)mask);
+        _mm256_store_pd(y, _mm256_blendv_pd(_mm256_load_pd(b), _mm256_load_pd(a), chosen));
+        return;
+    }
+#endif
+    if (lanes == 1) y[0] = fa_choose(fa_double(mask[0]), a[0], b[0]);
+    else for (int i = 0; i < lanes; i++) y[i] = fa_double((fa_bits(a[i]) & mask[i]) | (fa_bits(b[i]) & ~mask[i]));
 }
 
 /* 0 in a lane that is flagged, in both: to a rule that is told that all goes on, what it would choose itself.  From the
@@ -206,10 +309,10 @@ FA_INLINE void fa_shut_lanes(double *a, double *b, const unsigned char *flags, i
     }
 #endif
     if (lanes == 4) {
-        FA_ALIGNED uint64_t shut[4];
-        fa_spread(shut, fa_flags(flags, 4), 4);
-        for (int k = 0; k < 4; k++) a[k] = fa_double(fa_bits(a[k]) & ~shut[k]);
-        for (int k = 0; k < 4; k++) b[k] = fa_double(fa_bits(b[k]) & ~shut[k]);
+        FA_ALIGNED uint64_t open[4];
+        fa_open_lanes(open, flags, 4);
+        for (int k = 0; k < 4; k++) a[k] = fa_double(fa_bits(a[k]) & open[k]);
+        for (int k = 0; k < 4; k++) b[k] = fa_double(fa_bits(b[k]) & open[k]);
         return;
     }
     for (int k = 0; k < lanes; k++) {
@@ -223,11 +326,16 @@ FA_INLINE void fa_shut_lanes(double *a, double *b, const unsigned char *flags, i
 #if defined(__GNUC__)
 typedef double fa_vector_4 __attribute__((vector_size(32), may_alias));
 typedef double fa_vector_8 __attribute__((vector_size(64), may_alias));
+typedef uint64_t fa_words_4 __attribute__((vector_size(32), may_alias));
+typedef uint64_t fa_words_8 __attribute__((vector_size(64), may_alias));
 #else
 typedef struct { double lane[4]; } fa_vector_4;
 typedef struct { double lane[8]; } fa_vector_8;
+typedef struct { uint64_t lane[4]; } fa_words_4;
+typedef struct { uint64_t lane[8]; } fa_words_8;
 #endif
 typedef double fa_vector_1;
+typedef uint64_t fa_words_1;
 
 /* gcc 12 makes two conversions and a shuffle of one that widens. */
 FA_INLINE void fa_lanes_from_float(double *x, const float *p, int lanes)
@@ -478,6 +586,69 @@ static FA_UNUSED void fa_turn_flags(unsigned char *to, const unsigned char *cons
         for (int i = 0; i < FA_SCAN_LANES; i++) to[b * FA_SCAN_LANES + i] = from[i][b];
 }
 
+/* ---- flags as bits -------------------------------------------------------------------------------------------------- */
+
+/* The last of 64 bits are set where those of n flags are, n > 0; the others are 0. */
+FA_INLINE uint64_t fa_flag_bits(const unsigned char *flags, ptrdiff_t n)
+{
+#if defined(__AVX512BW__)
+    const __m512i all = _mm512_maskz_loadu_epi8(~0ull << (64 - n), flags + n - 64);
+    return _mm512_test_epi8_mask(all, all);
+#elif defined(__SSE2__)
+    uint64_t bits = 0;
+    const __m128i none = _mm_setzero_si128();
+    if (n >= 16) {
+        for (ptrdiff_t k = n; k > 0; k -= 16) {
+            const ptrdiff_t from = k < 16 ? 0 : k - 16;
+            const __m128i part = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(flags + from)), none);
+            bits |= (uint64_t)(unsigned)(_mm_movemask_epi8(part) ^ 0xffff) << (64 - n + from);
+        }
+    } else {
+        uint64_t low = 0, high = 0;
+        const int half = n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
+        if (half == 8) memcpy(&low, flags, 8), memcpy(&high, flags + n - 8, 8);
+        else if (half == 4) memcpy(&low, flags, 4), memcpy(&high, flags + n - 4, 4);
+        else if (half == 2) memcpy(&low, flags, 2), memcpy(&high, flags + n - 2, 2);
+        else low = high = flags[0];
+        const __m128i part = _mm_cmpeq_epi8(_mm_set_epi64x((long long)high, (long long)low), none);
+        const uint64_t found = (uint64_t)(unsigned)(_mm_movemask_epi8(part) ^ 0xffff);
+        bits = (found & 0xff) << (64 - n) | found >> 8 << (64 - half);
+    }
+    return bits;
+#else
+    uint64_t bits = 0;
+    for (ptrdiff_t i = 0; i < n; i++) bits |= (uint64_t)(flags[i] != 0) << (64 - n + i);
+    return bits;
+#endif
+}
+
+FA_INLINE uint64_t fa_reversed(uint64_t bits)
+{
+    for (int k = 1; k < 64; k *= 2) {
+        const uint64_t half = ~0ull / ((1ull << k) + 1);
+#if defined(__GNUC__)
+        if (k == 8) return __builtin_bswap64(bits);
+#endif
+        bits = (bits >> k & half) | (bits & half) << k;
+    }
+    return bits;
+}
+
+FA_INLINE ptrdiff_t fa_lowest(uint64_t bits) /* not 0 */
+{
+#if defined(__GNUC__) && defined(__x86_64__)
+    long long lowest;
+    __asm__("rep bsfq %1,%0" : "=r"(lowest) : "r"(bits) : "cc"); /* tzcnt, or bsf where there is none: 2 cycles, so 4 */
+    return (ptrdiff_t)lowest;
+#elif defined(__GNUC__)
+    return __builtin_ctzll(bits);
+#else
+    ptrdiff_t lowest = 0;
+    while (!(bits >> lowest & 1)) lowest++;
+    return lowest;
+#endif
+}
+
 /* ---- steps of one stream side by side ------------------------------------------------------------------------------ */
 
 #if FA_SCAN_LINE
@@ -594,36 +765,6 @@ FA_INLINE fa_passes fa_passes_of(uint64_t open, const fa_passes *after)
     return p;
 }
 
-/* The last of 64 bits are set where those of n flags are, n > 0; the others are 0. */
-FA_INLINE uint64_t fa_flag_bits(const unsigned char *flags, ptrdiff_t n)
-{
-#if defined(__AVX512BW__)
-    const __m512i all = _mm512_maskz_loadu_epi8(~0ull << (64 - n), flags + n - 64);
-    return _mm512_test_epi8_mask(all, all);
-#else
-    uint64_t bits = 0;
-    const __m128i none = _mm_setzero_si128();
-    if (n >= 16) {
-        for (ptrdiff_t k = n; k > 0; k -= 16) {
-            const ptrdiff_t from = k < 16 ? 0 : k - 16;
-            const __m128i part = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(flags + from)), none);
-            bits |= (uint64_t)(unsigned)(_mm_movemask_epi8(part) ^ 0xffff) << (64 - n + from);
-        }
-    } else {
-        uint64_t low = 0, high = 0;
-        const int half = n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
-        if (half == 8) memcpy(&low, flags, 8), memcpy(&high, flags + n - 8, 8);
-        else if (half == 4) memcpy(&low, flags, 4), memcpy(&high, flags + n - 4, 4);
-        else if (half == 2) memcpy(&low, flags, 2), memcpy(&high, flags + n - 2, 2);
-        else low = high = flags[0];
-        const __m128i part = _mm_cmpeq_epi8(_mm_set_epi64x((long long)high, (long long)low), none);
-        const uint64_t found = (uint64_t)(unsigned)(_mm_movemask_epi8(part) ^ 0xffff);
-        bits = (found & 0xff) << (64 - n) | found >> 8 << (64 - half);
-    }
-    return bits;
-#endif
-}
-
 /* The last `some` lanes from and to memory; the others are 0, and left alone.  A masked store takes AMD's processors with
  * AVX2 only 20 cycles. */
 #if FA_SCAN_LANES == 8
@@ -733,7 +874,7 @@ static FA_UNUSED int fa_has_long_runs(const fa_scan *w, ptrdiff_t start, ptrdiff
     if (!w->mask || steps < FA_SCAN_MASKED) return 0;
     const unsigned char *kept = w->mask ? w->mask + start : NULL;
     ptrdiff_t borders = 0;
-    for (ptrdiff_t i = 1; kept && i < steps; i++) borders += kept[i] != kept[i - 1];
+    for (ptrdiff_t i = 1; kept && i < steps; i++) borders += !kept[i] != !kept[i - 1];
     return borders * FA_SCAN_RUN <= steps;
 }
 
@@ -772,6 +913,11 @@ static FA_UNUSED ptrdiff_t fa_cut_chain(const unsigned char *terminated, fa_chai
         shared = left < shared ? left : shared;
     }
     return shared;
+}
+
+FA_INLINE int fa_scan_how(const fa_scan *w)
+{
+    return (w->mask ? FA_MASKED : 0) | (w->truncated || w->next_values ? FA_CUT : 0);
 }
 
 FA_INLINE ptrdiff_t fa_scan_begin(const fa_scan *w, ptrdiff_t stream)

@@ -1,5 +1,12 @@
 /* The loops over streams; included by scan.h with REAL = float and REAL = double. */
 
+/* The results of neighbouring streams at a step that is masked in all of them. */
+FA_INLINE void NAME(fa_scan_nothing)(const fa_scan *s, ptrdiff_t at, int lanes)
+{
+    memset((REAL *)s->out + at, 0, (size_t)lanes * sizeof(REAL));
+    if (s->returns) memset((REAL *)s->returns + at, 0, (size_t)lanes * sizeof(REAL));
+}
+
 #define LANES 1
 #include "scan_tile.h"
 #define LANES 4
@@ -87,13 +94,44 @@ FA_INLINE void NAME(fa_scan_pairs)(fa_scan_rule rule, const int how, const fa_sc
         FA_JOIN(NAME(fa_scan_pair), _1)(rule, how, &s, at + j, carry + j, follow + j);
 }
 
+#include "scan_kept.h"
+
+FA_INLINE void NAME(fa_scan_kept_pairs)(fa_scan_rule rule, const int how, const fa_scan *w, ptrdiff_t at,
+                                        ptrdiff_t width, double *carry, double *follow, unsigned char *seen)
+{
+    const fa_scan s = *w;
+    const ptrdiff_t lead = fa_scan_lead(&s, at, width, sizeof(REAL));
+    ptrdiff_t j = 0;
+    for (; j < lead; j++)
+        FA_JOIN(NAME(fa_scan_tile), _1)(rule, how, &s, at + j, 2, carry + j, follow + j, seen + j);
+    for (; j + FA_SCAN_LANES <= width; j += FA_SCAN_LANES)
+        if (fa_all_flagged(seen + j, FA_SCAN_LANES))
+            NAME(fa_scan_kept_pair)(rule, how, 0, &s, at + j, carry + j, follow + j, NULL);
+        else if (fa_none_flagged(s.mask + at + j, FA_SCAN_LANES) &&
+                 fa_none_flagged(s.mask + at + j - s.time_stride, FA_SCAN_LANES))
+            NAME(fa_scan_nothing)(&s, at + j, FA_SCAN_LANES),
+                NAME(fa_scan_nothing)(&s, at + j - s.time_stride, FA_SCAN_LANES);
+        else
+            NAME(fa_scan_kept_pair)(rule, how, 1, &s, at + j, carry + j, follow + j, seen + j);
+    for (; j < width; j++)
+        FA_JOIN(NAME(fa_scan_tile), _1)(rule, how, &s, at + j, 2, carry + j, follow + j, seen + j);
+}
+
 FA_INLINE void NAME(fa_scan_rows)(fa_scan_rule rule, int how, const fa_scan *w, ptrdiff_t at, ptrdiff_t depth,
                                   ptrdiff_t width, double *carry, double *follow, unsigned char *seen)
 {
     if (how == FA_CUT)
         NAME(fa_scan_across)(rule, FA_CUT, w, at, depth, width, carry, follow, seen);
+    else if (how == FA_MASKED && depth == 2)
+        NAME(fa_scan_kept_pairs)(rule, FA_MASKED, w, at, width, carry, follow, seen);
+    else if (how == (FA_MASKED | FA_VALUED) && depth == 2)
+        NAME(fa_scan_kept_pairs)(rule, FA_MASKED | FA_VALUED, w, at, width, carry, follow, seen);
     else if (how == FA_MASKED)
         NAME(fa_scan_across)(rule, FA_MASKED, w, at, depth, width, carry, follow, seen);
+    else if (how == (FA_CUT | FA_MASKED))
+        NAME(fa_scan_across)(rule, FA_CUT | FA_MASKED, w, at, depth, width, carry, follow, seen);
+    else if (how == (FA_CUT | FA_MASKED | FA_VALUED))
+        NAME(fa_scan_across)(rule, FA_CUT | FA_MASKED | FA_VALUED, w, at, depth, width, carry, follow, seen);
     else if (how == (FA_CUT | FA_VALUED))
         NAME(fa_scan_across)(rule, FA_CUT | FA_VALUED, w, at, depth, width, carry, follow, seen);
     else if (how == (FA_MASKED | FA_VALUED))
@@ -178,6 +216,19 @@ FA_INLINE void NAME(fa_scan_steps)(fa_scan_rule rule, const fa_scan *w, ptrdiff_
 #endif
 }
 
+FA_INLINE void NAME(fa_scan_picks)(fa_scan_rule rule, const fa_scan *w, ptrdiff_t start, ptrdiff_t steps, double last)
+{
+    const int cut = w->truncated || w->next_values;
+    if (w->values && cut)
+        NAME(fa_scan_picked)(rule, FA_VALUED | FA_CUT, w, start, steps, last);
+    else if (w->values)
+        NAME(fa_scan_picked)(rule, FA_VALUED, w, start, steps, last);
+    else if (cut)
+        NAME(fa_scan_picked)(rule, FA_CUT, w, start, steps, last);
+    else
+        NAME(fa_scan_picked)(rule, FA_PLAIN, w, start, steps, last);
+}
+
 /* ---- which streams go how, whatever the rule ------------------------------------------------------------------------ */
 
 static FA_UNUSED void NAME(fa_scan_side_by_side)(const fa_scan *w, const fa_scan_loops *loops, int plain)
@@ -196,7 +247,7 @@ static FA_UNUSED void NAME(fa_scan_side_by_side)(const fa_scan *w, const fa_scan
         }
         for (ptrdiff_t t = w->steps - 1, depth; t >= 0; t -= depth) {
             const int first_step = plain && t == w->steps - 1;
-            const int how = first_step ? FA_FIRST : plain ? FA_PLAIN : w->mask ? FA_MASKED : FA_CUT;
+            const int how = first_step ? FA_FIRST : fa_scan_how(w);
             depth = first_step ? 1 : deep < t + 1 ? deep : t + 1;
             loops->rows(how | valued, w, t * w->time_stride + first, depth, width, carry, follow, state.seen);
         }
@@ -286,30 +337,29 @@ static FA_UNUSED void NAME(fa_scan_turned)(const fa_scan *w, const fa_scan_loops
     if (w->returns) NAME(fa_scan_give)(w->returns, b.returns, at, steps);
 }
 
-/* One stream along a line, or along as many as the mask leaves of it. */
+/* One stream along as many lines as the mask leaves of it. */
 static FA_UNUSED void NAME(fa_scan_runs)(const fa_scan *w, const fa_scan_loops *loops, int how, ptrdiff_t start,
-                                         ptrdiff_t steps, double *carry, double *follow, unsigned char *seen)
+                                         ptrdiff_t steps, double last)
 {
+    double carry = 0.0, follow = last;
+    unsigned char seen = 0;
     for (ptrdiff_t top = start + steps, bottom; top > start; top = bottom) {
-        if (w->mask) {
-            bottom = fa_same_below(w->mask, start, top, 0);
-            memset((REAL *)w->out + bottom, 0, (size_t)(top - bottom) * sizeof(REAL));
-            if (w->returns) memset((REAL *)w->returns + bottom, 0, (size_t)(top - bottom) * sizeof(REAL));
-            if (bottom == start) break;
-            top = bottom;
-        }
-        bottom = w->mask ? fa_same_below(w->mask, start, top, 1) : start;
-        if (!*seen) loops->rows(how, w, --top, 1, 1, carry, follow, seen);
-        loops->line(w, bottom, top - bottom, loops->factor, carry, follow);
+        bottom = fa_same_below(w->mask, start, top, 0);
+        memset((REAL *)w->out + bottom, 0, (size_t)(top - bottom) * sizeof(REAL));
+        if (w->returns) memset((REAL *)w->returns + bottom, 0, (size_t)(top - bottom) * sizeof(REAL));
+        if (bottom == start) break;
+        top = bottom, bottom = fa_same_below(w->mask, start, top, 1);
+        if (!seen) loops->rows(how, w, --top, 1, 1, &carry, &follow, &seen);
+        loops->line(w, bottom, top - bottom, loops->factor, &carry, &follow);
     }
 }
 
-/* Streams whose steps are neighbours, with options, shorter than `whole`: long ones with a mask along a line, if they may;
- * of others as many as there are lanes at once, each lane taking the next stream when its own ends.  A lane for which
- * there is none does what another does, into the same places. */
+/* Streams whose steps are neighbours, with options, shorter than `whole`: long ones with a mask by themselves, along a
+ * line if they may and its runs are long; of others as many as there are lanes at once, each lane taking the next stream
+ * when its own ends.  A lane for which there is none does what another does, into the same places. */
 static FA_UNUSED void NAME(fa_scan_turned_rows)(const fa_scan *w, const fa_scan_loops *loops, ptrdiff_t whole)
 {
-    const int how = (w->mask ? FA_MASKED : FA_CUT) | (w->values ? FA_VALUED : 0);
+    const int how = fa_scan_how(w) | (w->values ? FA_VALUED : 0);
     FA_ALIGNED double carry[FA_SCAN_LANES] = {0}, follow[FA_SCAN_LANES] = {0};
     unsigned char seen[FA_SCAN_LANES] = {0};
     ptrdiff_t start[FA_SCAN_LANES], left[FA_SCAN_LANES] = {0}, at[FA_SCAN_LANES], next = 0;
@@ -322,12 +372,12 @@ static FA_UNUSED void NAME(fa_scan_turned_rows)(const fa_scan *w, const fa_scan_
                 start[i] = fa_scan_begin(w, next), left[i] = fa_scan_end(w, next) - start[i];
                 carry[i] = 0.0, seen[i] = 0;
                 follow[i] = w->last_values ? (double)((const REAL *)w->last_values)[next] : 0.0;
-                if (left[i] >= whole)
-                    left[i] = 0;
-                else if (line && fa_has_long_runs(w, start[i], left[i])) {
-                    NAME(fa_scan_runs)(w, loops, how, start[i], left[i], carry + i, follow + i, seen + i);
-                    left[i] = 0;
-                }
+                const int alone = w->mask && (left[i] >= FA_SCAN_ALONE || w->streams == 1);
+                if (alone && line && fa_has_long_runs(w, start[i], left[i]))
+                    NAME(fa_scan_runs)(w, loops, how, start[i], left[i], follow[i]);
+                else if (alone)
+                    loops->picked(w, start[i], left[i], follow[i]);
+                if (alone || left[i] >= whole) left[i] = 0;
             }
             if (left[i] == 0) continue;
             active++, some = i;

@@ -245,6 +245,65 @@ def test_long_streams_with_masks(monkeypatch, dtype, ends, option):
                 np.testing.assert_array_equal(g, w[3])  # whatever its neighbours
 
 
+def picks(rng, steps, count):
+    """Masks of columns: random ones of three densities, a beginning, an end, every other step, nothing, everything."""
+    place = np.arange(steps)
+    border = rng.integers(0, steps + 1)
+    columns = [rng.random(steps) < p for p in (0.05, 0.5, 0.95)] + [place < border, place >= border, place % 2 == 0]
+    columns += [place < 0, place >= 0]
+    return np.stack([columns[k % len(columns)] for k in rng.permutation(count)], 1)
+
+
+def same_bits(got, want):
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(np.signbit(got) & ~np.isnan(got), np.signbit(want) & ~np.isnan(want))
+
+
+@pytest.mark.parametrize("option", ["none", "final", "next", "next, uncut"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("odd", [False, True])
+def test_a_mask_is_the_bits_of_what_it_keeps(monkeypatch, dtype, option, odd):
+    """Each column is as one without a mask, of the steps that are kept; so are rows and single streams."""
+    from fastalign.backends import cython_cpu
+
+    need("cython", cython_cpu.why_not())
+    rng = np.random.default_rng(11)
+    for steps, count in ((1, 3), (2, 9), (5, 2), (31, 4), (33, 8), (64, 17), (65, 63), (130, 64), (40, 71), (1100, 5)):
+        shape, mask = (steps, count), picks(rng, steps, count)
+        rewards, values, other = rng.standard_normal((3, *shape)).astype(dtype)
+        if odd:
+            special = np.array([0.0, -0.0, np.inf, -np.inf, NAN], dtype)
+            for x in (rewards, values, other):
+                x[...] = np.where(rng.random(shape) < 0.1, rng.choice(special, shape), x)
+        ends, cut = (rng.random(shape) < 0.1 for _ in range(2))
+        given = {"rewards": rewards, "values": values, "terminated": ends}
+        if option != "none":
+            given["final_values" if option == "final" else "next_values"] = other
+        if option in ("final", "next"):
+            given["truncated"] = cut
+        last = rng.standard_normal(count).astype(dtype) if option in ("none", "final") else None
+        for isa in cython_cpu.isas():
+            monkeypatch.setattr(cython_cpu, "core", lambda isa=isa: cython_cpu.load(isa))
+            got = gae(**given, mask=mask, last_values=last, backend="cython")
+            rows = {k: np.ascontiguousarray(x.T) for k, x in given.items()}
+            rows |= {"mask": np.ascontiguousarray(mask.T), "layout": "NT"}
+            turned = gae(**rows, last_values=last, backend="cython")
+            for j in range(count):
+                kept, after = mask[:, j], None if last is None else last[[j, j]]
+                pair = {k: np.repeat(x[kept, j : j + 1], 2, 1) for k, x in given.items()}
+                want = gae(**pair, last_values=after, backend="cython")
+                alone = {k: np.ascontiguousarray(x[:, j]) for k, x in given.items()}
+                after = None if last is None else last[j : j + 1]
+                single = gae(**alone, mask=np.ascontiguousarray(kept), last_values=after, backend="cython")
+                lies_together = steps >= 128 and np.count_nonzero(np.diff(kept)) * 8 <= steps  # then along lines
+                for g, t, s, w in zip(got, turned, single, want, strict=True):
+                    same_bits(g[kept, j], w[:, 0])
+                    assert not g[~kept, j].any()
+                    same_bits(t[j], s)
+                    if not lies_together:
+                        same_bits(s, g[:, j])
+
+
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("value", [NAN, np.inf, -np.inf])
 def test_what_is_not_finite_reaches_as_far_along_a_line(monkeypatch, value, cut):
