@@ -295,7 +295,7 @@ def test_a_mask_is_the_bits_of_what_it_keeps(monkeypatch, dtype, option, odd):
                 alone = {k: np.ascontiguousarray(x[:, j]) for k, x in given.items()}
                 after = None if last is None else last[j : j + 1]
                 single = gae(**alone, mask=np.ascontiguousarray(kept), last_values=after, backend="cython")
-                lies_together = steps >= 128 and np.count_nonzero(np.diff(kept)) * 8 <= steps  # then along lines
+                lies_together = steps >= 128 and np.count_nonzero(np.diff(kept)) * 64 <= steps  # then along lines
                 for g, t, s, w in zip(got, turned, single, want, strict=True):
                     same_bits(g[kept, j], w[:, 0])
                     assert not g[~kept, j].any()
