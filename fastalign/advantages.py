@@ -250,8 +250,11 @@ def discounted_returns(
     return returns
 
 
-def _numbers(name: str, x: Any, n: int, wanted: str) -> np.ndarray:
+def _numbers(name: str, x: Any, n: int, wanted: str, core: Any) -> np.ndarray:
     """In float64.  Not by np.asarray(x, float): None would be NaN, and text or a date a number."""
+    ready = None if core is None else core.numbers_ready(x if isinstance(x, list) else [x], n)
+    if ready is not None:
+        return ready
     array = arrays.take(name, x)
     arrays.real_dtype(name, array.dtype)
     if array.size != n:
@@ -310,6 +313,7 @@ class PPOBuffer:
         if len(self.values) == n + 1:
             raise ValueError(f"values has {n + 1} numbers of {n} steps; take the last off and pass it as last_value")
         named = {"rewards": self.rewards, "values": self.values, "dones": self.dones}
-        rewards, values, done = (_numbers(name, x, n, "one number per step") for name, x in named.items())
-        last = _numbers("last_value", last_value, 1, "one number")
+        core = extension(self.backend)
+        rewards, values, done = (_numbers(name, x, n, "one number per step", core) for name, x in named.items())
+        last = _numbers("last_value", last_value, 1, "one number", core)
         return gae(rewards, values, done != 0, last_values=last, gamma=self.gamma, lam=self.lam, backend=self.backend)

@@ -27,7 +27,36 @@ cdef extern from *:
         }
     FA_FLAGS_OF(long, unsigned long long)
     FA_FLAGS_OF(int, unsigned)
+
+    /* No Python runs meanwhile, so that the items need no references: 2 ns for each, by Cython's loop 8, by NumPy 50. */
+    #include "numpy/arrayscalars.h"
+    static int fa_numbers(PyObject *list, Py_ssize_t count, double *to)
+    {
+        Py_ssize_t i = 0;
+        int beyond = 0;
+    #ifdef Py_GIL_DISABLED
+        Py_BEGIN_CRITICAL_SECTION(list);
+    #endif
+        if (PyList_GET_SIZE(list) == count)
+            for (; i < count; i++) {
+                PyObject *const x = PyList_GET_ITEM(list, i);
+                PyTypeObject *const type = Py_TYPE(x);
+                if (type == &PyFloat_Type || type == &PyDoubleArrType_Type) to[i] = PyFloat_AS_DOUBLE(x);
+                else if (type == &PyBool_Type) to[i] = x == Py_True;
+                else if (type == &PyFloatArrType_Type) to[i] = PyArrayScalar_VAL(x, Float);
+                else if (type == &PyBoolArrType_Type) to[i] = PyArrayScalar_VAL(x, Bool) != 0;
+                else if (type == &PyLong_Type) to[i] = (double)PyLong_AsLongLongAndOverflow(x, &beyond);
+                else break;
+                if (beyond) break;
+            }
+        else i = -1;
+    #ifdef Py_GIL_DISABLED
+        Py_END_CRITICAL_SECTION();
+    #endif
+        return i == count;
+    }
     """
+    bint fa_numbers(list numbers, Py_ssize_t count, double *to) noexcept
     object FA_NEW(object type_, Py_ssize_t size)
     unsigned long long fa_flags_of_long(const unsigned long long *x, Py_ssize_t n, unsigned char *flags) noexcept
     unsigned long long fa_flags_of_int(const unsigned *x, Py_ssize_t n, unsigned char *flags) noexcept
@@ -123,6 +152,16 @@ cdef bint number_of(x, double *found) noexcept:
     except OverflowError:
         return False
     return True
+
+
+def numbers_ready(numbers, Py_ssize_t count):
+    """A list of so many floats, integers of 64 bits and bools, of Python's types or NumPy's commonest, in float64, as
+    NumPy makes it; None of all others."""
+    cdef cnp.npy_intp size = count
+    if type(numbers) is not list:
+        return None
+    made = cnp.PyArray_SimpleNew(1, &size, cnp.NPY_DOUBLE)
+    return made if fa_numbers(numbers, count, <double *> cnp.PyArray_DATA(made)) else None
 
 
 cdef bint asked_elsewhere() noexcept:

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import seed
+from conftest import need
 
 import fastalign
 from fastalign import (
@@ -15,6 +16,7 @@ from fastalign import (
     RewardModel,
     compute_log_probs,
     create_preference_dataset,
+    gae,
     kl_divergence,
     kl_penalty_reward,
     ppo_loss,
@@ -127,6 +129,42 @@ def test_a_step_of_the_buffer_may_be_an_array_of_one():
         buffer.add(None, 0, np.ones(1, np.float32), np.full(1, k), -1.0, np.array([k == 1]))
         plain.add(None, 0, 1, k, -1.0, k == 1)
     np.testing.assert_array_equal(buffer.compute_advantages(np.ones(1)), plain.compute_advantages(1))
+
+
+def test_steps_of_the_buffer_are_the_numbers_that_numpy_makes_of_them(backend):
+    """Whatever the types, alone and together: the commonest take a way of their own."""
+    rng = np.random.default_rng(4)
+    kinds = (float, np.float64, np.float32, np.float16, int, np.int64, bool, np.bool_, lambda x: np.array([x]))
+    for k in range(200):
+        some = rng.choice(len(kinds) - (k % 4 > 0), rng.integers(1, 4))
+        buffer, size = PPOBuffer(backend=backend), rng.integers(1, 9)
+        for _ in range(size):
+            reward, value = (kinds[rng.choice(some)](x) for x in rng.standard_normal(2) * 1e3)
+            buffer.add(None, 0, reward, value, -1.0, kinds[rng.choice(some)](rng.random() < 0.3))
+        if k % 4 == 0 and len({np.shape(x) for x in (*buffer.rewards, *buffer.values, *buffer.dones)}) > 1:
+            continue  # which numpy refuses
+        named = (np.asarray(x).astype(float).reshape(size) for x in (buffer.rewards, buffer.values, buffer.dones))
+        rewards, values, dones = named
+        want = gae(rewards, values, dones != 0, last_values=kinds[k % 3](0.1), backend=backend)
+        got = buffer.compute_advantages(kinds[k % 3](0.1))
+        np.testing.assert_array_equal(got, want)
+
+
+def test_lists_that_are_taken_at_once():
+    """By the extension: as NumPy makes them, or not at all."""
+    from fastalign.backends import cython_cpu
+
+    need("cython", cython_cpu.why_not())
+    ready = cython_cpu.core().numbers_ready
+    odd = [math.nan, math.inf, -0.0, 5e-324, np.float32(0.1), 2**53 + 1, -(2**63), 2**63 - 1, True, np.False_]
+    for x in (odd, odd[:5], odd[5:8], odd[8:], []):
+        got, want = ready(x, len(x)), np.asarray(x).astype(float)
+        assert got.dtype == want.dtype and got.tobytes() == want.tobytes()
+    own = type("F", (float,), {})()
+    for x in (None, "1", 1j, 2**63, -(2**63) - 1, np.float16(1), np.int64(1), [1.0], np.ones(1), own):
+        assert ready([1.0, x], 2) is None
+    for x in (odd[:2], odd[:4], tuple(odd[:3]), np.ones(3), type("L", (list,), {})(odd[:3]), None):
+        assert ready(x, 3) is None
 
 
 def test_pairs():

@@ -44,7 +44,7 @@ pointwise_ready(rule)
 which returns a function of (arrays, mask, out) that returns what the rule does, or None, having written nothing; and
 for rows and recurrences scan_ready, row_forward_ready, row_backward_ready, of the extension's build and, where few
 enough elements are to stay in one thread, of numba_cpu/whole.py; for sequences group_reduce_ready and
-group_spread_ready, of the extension's alone.  Such a backend checks and allocates itself.
+group_spread_ready, and for lists numbers_ready, of the extension's alone.  Such a backend checks and allocates itself.
 
 And, where columns can be divided among threads,
 
