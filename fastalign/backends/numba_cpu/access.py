@@ -7,6 +7,7 @@ c) Only sums may be reassociated, and no other instruction: the flag stands on t
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import extending, types
 from numba.core import cgutils
@@ -14,6 +15,9 @@ from numba.core import cgutils
 TILE = 512
 LINE = 64  # bytes of a cache line, and of the widest vector
 ARRAYS = 32  # more than a tile has
+# Of a literal Numba compiles what is called a version of its own, and sums of rows had four: the first log-probability
+# and the first gradient of one kind, 25 s of an EPYC of 2017, take 21 without.
+NO, YES = np.False_, np.True_
 intrinsic: Any = extending.intrinsic  # what is called has an argument less than what is defined
 
 

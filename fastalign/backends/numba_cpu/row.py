@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import CUT, PART
-from .access import fetch, get, put
+from .access import YES, fetch, get, put
 from .access import shift as after
 from .brief import (
     below_peak,
@@ -137,7 +137,7 @@ def row_part(row, size, scale, spread, moments, keep, room, notes):
     to the peak of its time; the notes say which that was."""
     total, weighted, squares, linear, most = 0.0, 0.0, 0.0, 0.0, -np.inf
     peak = tile_max(row, min(FIRST, size))
-    state, near = level_of(peak, scale), True
+    state, near = level_of(peak, scale), YES
     for at in range(0, size, tile):
         x, n = after(row, at), min(tile, size - at)
         if peak == -np.inf:  # nothing yet: relative to 0, what is far below would be nothing too
@@ -203,13 +203,13 @@ def kept_part(part):
 
 def row_state(row, size, scale, spread, moments, parts, kept, keep, room, notes):
     """A whole row: from its parts where they are kept, else part by part.  What keeps exponentials is one part."""
-    state = kept_part(parts) if kept else row_part(row, min(CUT, size), scale, spread, moments, keep, room, notes)
-    for at in range(CUT, size, CUT):
+    state = -np.inf, 1.0, 0.0, 0.0, 0.0, -np.inf, False
+    for at in range(0, size, CUT):
         if kept:
             here = kept_part(after(parts, at // CUT * PART))
         else:
-            here = row_part(after(row, at), min(CUT, size - at), scale, spread, moments, False, room, notes)
-        state = merged(state, here, scale)
+            here = row_part(after(row, at), min(CUT, size - at), scale, spread, moments, keep, room, notes)
+        state = merged(state, here, scale) if at > 0 else here
     return state
 
 

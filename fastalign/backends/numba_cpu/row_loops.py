@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from .. import CUT, PART
-from .access import get, over, product, put, scratch, start
+from .access import NO, get, over, product, put, scratch, start
 from .access import shift as after
 from .brief import BRIEF, KEPT
 from .slim import ABREAST, ENTROPY, FATE, LINEAR, OWN, PEAK, REST, SQUARES, TOTAL, WEIGHTED, A, B, C, D
@@ -32,7 +32,7 @@ def fill_parts(logits, mask, scale, spread, moments, parts, first, last):
         r, at = unit // cuts, unit % cuts * CUT
         if mask.size == 0 or mask[r] != 0:
             row = after(start(logits), r * columns + at)
-            part = row_part(row, min(CUT, columns - at), scale, spread, moments, False, room, notes)
+            part = row_part(row, min(CUT, columns - at), scale, spread, moments, NO, room, notes)
             parts[unit, 0], parts[unit, 1], parts[unit, 2], parts[unit, 3] = part[0], part[1], part[2], part[3]
             parts[unit, 4], parts[unit, 5], parts[unit, 6] = part[4], part[5], part[6]
 
