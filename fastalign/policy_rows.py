@@ -50,7 +50,7 @@ def _partials(engine: Engine, loss_type: str, rows: Rows, params: tuple[float, .
     few = min(BLOCK, max(1, CACHED // max(1, rows.logits[:1].nbytes)))  # whatever the threads, and so are the tallies
     partials = np.zeros((-(-n // few), POLICY.tallies))
     partials[:, len(POLICY.sums) :] = -np.inf
-    walk = getattr(engine.module, "policy_rows", None) or partial(_few_at_a_time, engine.module)
+    walk = _walk(engine.module, rows)
 
     def part(a: int, b: int) -> None:
         walk(loss_type, *rows.cut(a, b), params, grad_entropy, partials[a // few : -(-b // few)], few)
@@ -63,23 +63,28 @@ def _partials(engine: Engine, loss_type: str, rows: Rows, params: tuple[float, .
     return partials
 
 
+def _walk(work: ModuleType, rows: Rows) -> Any:
+    """The backend's own, if it has one for these rows."""
+    own, takes = getattr(work, "policy_rows", None), getattr(work, "takes_policy_rows", None)
+    if own is None or (takes is not None and not takes(rows.logits.shape[1])):
+        return partial(_few_at_a_time, work)
+    return own
+
+
 def _few_at_a_time(work: ModuleType, loss_type: str, *arguments: Any) -> None:
     """The backend function ``policy_rows`` where a backend has none: its kernels, a few rows after the other."""
     *given, params, grad_entropy, partials, few = arguments
     rows = Rows(*given)
     lse, grad = np.empty((2, few), rows.logp.dtype)
     pull = None if rows.entropy is None else np.full(few, grad_entropy, rows.logp.dtype)
-    rooms = getattr(work, "row_rooms", None) if rows.entropy is None else None
     for k, start in enumerate(range(0, len(rows.logits), few)):
         x = rows.cut(start, start + few)
         saved, slope, curve = (cut(y, 0, len(x.logits)) for y in (lse, grad, pull))
         where = x.logits, x.kind, x.tokens, x.mask, x.scale
-        # What is summed stays where it has room, and is multiplied on the way back.
-        kept = {} if rooms is None else {"rooms": rooms(x.logits, x.out, x.logp.dtype.char)}
-        work.row_forward(*where, x.logp, saved, x.entropy, **kept)
+        work.row_forward(*where, x.logp, saved, x.entropy)
         inputs = x.logp, x.old, x.advantages
         work.pointwise("policy", loss_type, inputs, x.mask, params, (slope,), partials[k : k + 1])
-        work.row_backward(*where, slope, None, curve, saved, x.entropy, x.out, **kept)
+        work.row_backward(*where, slope, None, curve, saved, x.entropy, x.out)
 
 
 def _apart(engine: Engine, loss_type: str, rows: Rows, params: tuple[float, ...], grad_entropy: float) -> list[float]:

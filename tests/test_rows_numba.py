@@ -155,6 +155,7 @@ def test_kernels_that_ask_for_lines_agree_to_the_bit(monkeypatch):
     for ahead in (0, 4096):
         monkeypatch.setattr(row, "lines_ahead", lambda: ahead)  # noqa: B023
         row.row_kernels.cache_clear()
+        row.row_driver.cache_clear()
         logp, lse, entropy = (np.empty(3, np.float32) for _ in range(3))
         out = np.empty_like(x)
         row_forward(x, kind, tokens, None, 0.8, logp, lse, entropy)
@@ -164,6 +165,7 @@ def test_kernels_that_ask_for_lines_agree_to_the_bit(monkeypatch):
             code = next(iter(kernel.inspect_asm().values()))
             assert ("prefetcht0" in code) == (asks and ahead > 0)
     row.row_kernels.cache_clear()
+    row.row_driver.cache_clear()
     np.testing.assert_array_equal(*found)
 
 

@@ -31,11 +31,11 @@ And, where a row's loss and gradient are computed while it is in the cache,
 policy_rows(loss_type, logits, kind, tokens, mask, scale, old, advantages, logp, entropy, out, params, grad_entropy,
             partials, few)
 
-or, where it is not but what row_forward sums can be multiplied by row_backward,
+of all rows, or of those for which
 
-row_rooms(logits, out, real)
+takes_policy_rows(columns)
 
-which both then take as ``rooms``: where the exponentials lie, and notes of them.
+says so.
 
 And, where a pointwise rule's whole call can be taken of arrays that need no cast,
 

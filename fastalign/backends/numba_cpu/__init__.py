@@ -26,8 +26,8 @@ from .group import group_kernels
 from .packed import packed_kernel
 from .recurrence import along, scan_kernel, sweep, walk
 from .row import row_kernels
-from .row_loops import NO_ROOMS
-from .row_loops import row_rooms as row_rooms
+from .row_loops import BRIEF, NO_ROOMS, row_rooms
+from .row_policy import policy_kernel, policy_rule
 
 Array = np.ndarray
 NOTHING = {name: np.empty(0, name) for name in ("float32", "float64", "uint8")}
@@ -48,30 +48,27 @@ def _given(x: Array | None, like: Array) -> Array:
 
 def row_forward(
     logits: Array, kind: str, tokens: Array, mask: Any, scale: float, logp: Array, lse: Array, entropy: Any,
-    sum_p2: Any = None, mean_logit: Any = None, top1: Any = None, parts: Any = None, rooms: Any = None,
+    sum_p2: Any = None, mean_logit: Any = None, top1: Any = None, parts: Any = None,
 ) -> None:  # fmt: skip
-    """``rooms``, of row_rooms: for exponentials, of which row_backward makes the slopes of log-probabilities alone."""
     flags, nothing = NOTHING["uint8"], NOTHING[DTYPES[logp.dtype.char]]
     row_kernels(kind)[0](
         logits, tokens, flags if mask is None else mask, scale, logp, lse, nothing if entropy is None else entropy,
         nothing if sum_p2 is None else sum_p2, nothing if mean_logit is None else mean_logit,
         flags if top1 is None else top1, NO_PARTS if parts is None else parts,
-        *(NO_ROOMS[logp.dtype.char] if rooms is None else rooms),
     )  # fmt: skip
 
 
 def row_backward(
     logits: Array, kind: str, tokens: Array, mask: Any, scale: float, grad_logp: Array, grad_lse: Any,
     grad_entropy: Any, lse: Any, entropy: Any, out: Array, grad_sum_p2: Any = None, grad_mean_logit: Any = None,
-    parts: Any = None, units: range | None = None, rooms: Any = None,
+    parts: Any = None, units: range | None = None,
 ) -> None:  # fmt: skip
     mask = NOTHING["uint8"] if mask is None else mask
     optional = [_given(x, grad_logp) for x in (grad_lse, grad_entropy, lse, entropy)]
     moments = [_given(x, grad_logp) for x in (grad_sum_p2, grad_mean_logit)]
     units = range(row_units(logits.shape)) if units is None else units
-    if rooms is None:
-        alone = all(x is None for x in (parts, lse, grad_entropy, grad_sum_p2, grad_mean_logit))
-        rooms = row_rooms(logits, out, grad_logp.dtype.char, True) if alone else NO_ROOMS[grad_logp.dtype.char]
+    keeps, real = all(x is None for x in (parts, lse, grad_entropy, grad_sum_p2, grad_mean_logit)), grad_logp.dtype.char
+    rooms = row_rooms(logits, out, real) if keeps else NO_ROOMS[real]
     row_kernels(kind)[1](
         logits, tokens, mask, scale, grad_logp, *optional, out, *moments, NO_PARTS if parts is None else parts,
         units.start, units.stop, *rooms,
@@ -83,6 +80,23 @@ def row_parts(
 ) -> None:
     mask = NOTHING["uint8"] if mask is None else mask
     row_kernels(kind)[2](logits, mask, scale, spread, moments, parts, units.start, units.stop)
+
+
+def takes_policy_rows(columns: int) -> bool:
+    """Those that are not summed otherwise, with other bits."""
+    return columns > BRIEF
+
+
+def policy_rows(
+    loss_type: str, logits: Array, kind: str, tokens: Array, mask: Any, scale: float, old: Array, advantages: Array,
+    logp: Array, entropy: Any, out: Array, params: tuple[float, ...], grad_entropy: float, partials: Array, few: int,
+) -> None:  # fmt: skip
+    real = logp.dtype.char
+    policy_kernel(kind)(
+        logits, tokens, NOTHING["uint8"] if mask is None else mask, scale, old, advantages, logp, _given(entropy, logp),
+        out, policy_rule(loss_type), np.array(params, np.float64), grad_entropy, partials, few,
+        *(row_rooms(logits, out, real, BRIEF) if entropy is None else NO_ROOMS[real]),
+    )  # fmt: skip
 
 
 def pointwise(
@@ -160,6 +174,9 @@ def warmup() -> None:
         a, b, c = (np.zeros(1, real) for _ in range(3))
         row_forward(x, kind, ids, None, 1.0, a, b, c)
         row_backward(x, kind, ids, None, 1.0, a, b, c, b, c, x.copy())
+        policy_kernel(kind)
+    for kind in family("policy"):
+        policy_rule(kind)
     for real in ("float32", "float64"):
         for name in FAMILIES:
             for kind in family(name):

@@ -199,6 +199,18 @@ def fetch_line(builder, place, ahead):
 
 
 @intrinsic
+def called(context, address, x, params, y):
+    """The C function at an address is called, of three arrays of doubles."""
+
+    def generate(target, builder, signature, args):
+        made = ir.FunctionType(ir.VoidType(), [x.type for x in args[1:]])
+        builder.call(builder.inttoptr(args[0], made.as_pointer()), args[1:])
+        return target.get_dummy_value()
+
+    return types.none(address, x, params, y), generate
+
+
+@intrinsic
 def start(context, array):
     """The address of an array's first element."""
 

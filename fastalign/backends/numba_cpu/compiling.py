@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite.binding import get_host_cpu_name, parse_assembly
+from numba import cfunc, types
 from numba import njit as compiler
-from numba import types
 
 from ... import cut
 from ...binding import Binding
@@ -22,6 +22,12 @@ def jit(*signature: Any, **options: Any) -> Any:
     """With a signature it compiles at once, for these types and those that convert to them, and never again."""
     kept = os.environ.get("FASTALIGN_NUMBA_CACHE") == "1"
     return njit(*signature, nogil=True, error_model="numpy", no_cfunc_wrapper=True, cache=kept, **options)
+
+
+def c_function(signature: Any, **options: Any) -> Any:
+    """A function that is called by its address."""
+    kept = os.environ.get("FASTALIGN_NUMBA_CACHE") == "1"
+    return cfunc(signature, error_model="numpy", cache=kept, **options)
 
 
 def given(dtype: str, axes: int = 1) -> Any:

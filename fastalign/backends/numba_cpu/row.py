@@ -155,8 +155,8 @@ def row_part(row, size, scale, spread, moments, keep, room, notes):
                 peak, state = top, level_of(top, scale)
                 s, u, q, z, near, unit = sums(x, n, peak, scale, state, spread, moments, near, keep, after(room, at))
         if keep:
-            put(notes, NOTES * (1 + at // tile), np.float64(peak))
-            put(notes, NOTES * (1 + at // tile) + 1, unit)
+            put(notes, NOTES * (at // tile), np.float64(peak))
+            put(notes, NOTES * (at // tile) + 1, unit)
         total += s
         weighted += u / LOG2E
         squares += q
@@ -261,6 +261,13 @@ def sweeps(kind: str) -> str:
 @cache
 def row_kernels(kind: str) -> tuple[Any, Any, Any]:
     """(forward, backward, fill_parts) for one kind of logits."""
+    drive = row_driver(kind)
+    return drive(forward), drive(backward), drive(fill_parts)
+
+
+@cache
+def row_driver(kind: str) -> Any:
+    """What compiles loops over rows of one kind of logits, when they are called or, with a signature, at once."""
     world = vars(F64 if kind == "f64" else F32).copy()
     for letter, series in (("c", world.pop("series")), ("h", world.pop("fourths", ()))):
         world |= {f"{letter}{k}": value for k, value in enumerate(series, 1)}
@@ -274,9 +281,6 @@ def row_kernels(kind: str) -> tuple[Any, Any, Any]:
     for use, function in zip(("wide", "narrow"), conversions(kind), strict=True):
         world[use] = bind.drive(function, kind, inlined)
     world["none"] = np.uint16(0) if kind in ("f16", "bf16") else world["real"](0.0)
-
-    def make(loop: Any, **free: Any) -> Any:
-        return bind.drive(loop, called, jit(fastmath=CONTRACT), **world, **free)
 
     def inner(loop: Any, **free: Any) -> Any:
         return bind.drive(loop, called, jit(**INNER), **world, **free)
@@ -300,7 +304,11 @@ def row_kernels(kind: str) -> tuple[Any, Any, Any]:
         fill, give_tokens, brief_states, brief_bends, brief_straight,
     ):  # fmt: skip
         free[part.__name__] = inner(part, **free)
-    return tuple(make(loop, **free) for loop in (forward, backward, fill_parts))
+
+    def drive(loop: Any, *signature: Any) -> Any:
+        return bind.drive(loop, called, jit(*signature, fastmath=CONTRACT), **world, **free)
+
+    return drive
 
 
 def _abreast(kind: str, world: dict[str, Any]) -> dict[str, Any]:

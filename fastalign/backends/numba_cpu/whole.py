@@ -123,7 +123,7 @@ def row_forward_ready(
     wanted = (True, True, entropy, sum_p2, mean_logit)
     outputs = [np.empty(n, dtype) if want else None for want in wanted] + [np.empty(n, FLAG) if top1 else None]
     filled = [nothing if x is None else x for x in outputs[:5]] + [NO_MASK if outputs[5] is None else outputs[5]]
-    row_kernels(kind)[0](rows, ids, kept, scale, *filled, NO_PARTS, *NO_ROOMS[real])
+    row_kernels(kind)[0](rows, ids, kept, scale, *filled, NO_PARTS)
     if outputs[5] is not None:
         outputs[5] = outputs[5].view(np.bool_)
     shape = tokens.shape
@@ -153,6 +153,6 @@ def row_backward_ready(
         return None
     g = [nothing if x is None else x.reshape(-1) for x in reals]
     target = outputs[0].view(rows.dtype).reshape(rows.shape)
-    rooms = row_rooms(rows, target, real, True) if not any(x.size for x in g[2:]) else NO_ROOMS[real]
+    rooms = row_rooms(rows, target, real) if not any(x.size for x in g[2:]) else NO_ROOMS[real]
     row_kernels(kind)[1](rows, ids, kept, scale, *g[:5], target, *g[5:], NO_PARTS, 0, row_units(rows.shape), *rooms)
     return outputs[0]
