@@ -6,8 +6,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SOURCES := $(wildcard src_ext/*.pyx src_ext/*.pxd src_ext/*.pxi src_ext/*.in src_ext/*.h src_ext/*.py fastalign/rules/*.py)
 # What the tests may not skip: a backend named here that is unavailable is a failure.
 REQUIRE := numpy,cython,numba,cuda-sim
-# Files side by side, each in one process, where Numba compiles once; ARGS=-n0: all in this one.
-BESIDE := -n auto --maxprocesses 8 --dist loadfile
+# Files side by side, each in one process, where Numba compiles once, of about 1 GB; ARGS=-n0: all in this one.
+BESIDE := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help demo test bench lint build clean FORCE
 
