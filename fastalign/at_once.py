@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array
+from .arrays import FLOATS, Array
 
 FEW = 1 << 20  # logits
-REALS = np.dtype(np.float32), np.dtype(np.float64)
 
 
 def is_few(weight: Any, bias: Any, max_bytes: Any, *sides: tuple[Any, Any]) -> bool:
@@ -32,7 +31,7 @@ def is_few(weight: Any, bias: Any, max_bytes: Any, *sides: tuple[Any, Any]) -> b
 
 
 def _is_ready(x: Any) -> bool:
-    if type(x) is not np.ndarray or x.dtype not in REALS:
+    if type(x) is not np.ndarray or x.dtype not in FLOATS:
         return False
     flags = x.flags
     return flags.c_contiguous and flags.aligned

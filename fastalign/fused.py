@@ -156,7 +156,7 @@ def dpo_loss_from_logits(
     errors as in ``token_log_probs``, ``sequence_log_probs`` (reduction) and ``preference_loss``; the results are those
     of the separate calls.  The logits are read twice: a pair's slope needs the sums of both its sequences.  Nothing of
     their size is allocated but the gradients, which have their dtype; ``out``, the pair (chosen, rejected), receives
-    these and may be the logits themselves.
+    these, may be the logits themselves, and its rows may lie apart.
 
     >>> import numpy as np
     >>> from fastalign import dpo_loss_from_logits
@@ -212,8 +212,6 @@ def _at_once(
             return None
         if type(other) is not np.ndarray or other.dtype != logits.dtype or len(other) != len(logits):
             return None
-    if out is not None and not _apart(out, sides, refs):
-        return None
     core = extension(backend, True)
     if core is None or any(x is not None and type(x) is not np.ndarray for x in refs):
         return None
@@ -229,6 +227,9 @@ def _at_once(
     names = "ref_chosen_logps", "ref_rejected_logps"
     references = checked_references(len(logps[0]), logps[0].dtype, dict(zip(names, refs, strict=True)))
     result = preference_loss(*logps, *references, **options, backend=backend)
+    if out is not None:
+        read = ([x for x in side if x is not None] for side in sides)
+        _check_outputs(out, [(x[0].shape, x[0].dtype, x) for x in read], [x for x in refs if x is not None])
     grads = []
     slopes = result.grad_chosen, result.grad_rejected
     for (logits, *_), (ids, kept, lse), slope, place in zip(sides, rows, slopes, out or (None, None), strict=True):
@@ -237,24 +238,6 @@ def _at_once(
         grads.append(token_log_probs_grad(logits, ids, each, **here))
     rewards = result.chosen_rewards, result.rejected_rewards
     return FusedPreferenceLoss(result.loss, grads[0], grads[1], logps[0], logps[1], *rewards, result.metrics)
-
-
-def _apart(out: Any, sides: tuple[Any, ...], refs: tuple[Any, Any]) -> bool:
-    """Whether these are arrays like the logits, if not the logits, and no part of others."""
-    first, second = [x for x in sides[0] if x is not None], [x for x in sides[1] if x is not None]
-    others = [*first[1:], *second[1:], *(x for x in refs if x is not None)]
-    if type(out) is not tuple or len(out) != 2 or any(type(x) is not np.ndarray for x in (*out, *others)):
-        return False
-    for place, logits, other in ((out[0], first[0], second[0]), (out[1], second[0], first[0])):
-        flags = place.flags
-        if place.dtype is not logits.dtype or place.shape != logits.shape:
-            return False
-        if not (flags.c_contiguous and flags.aligned and flags.writeable):
-            return False
-        taken = [other, *others] if place is logits else [logits, other, *others]
-        if any(np.may_share_memory(place, x) for x in taken):
-            return False
-    return not np.may_share_memory(*out)
 
 
 class _Side:
@@ -303,17 +286,20 @@ class _Side:
 
 
 def _place_gradients(engine: Engine, out: Any, chosen: _Side, rejected: _Side, others: list[Any]) -> None:
-    """Where the gradients go: the pair ``out``, checked, or new arrays."""
+    """New arrays, or where ``out`` says; nothing else that is read may lie there, least of all the other side."""
     sides = chosen, rejected
-    if out is None:
-        for side in sides:
-            side.grad = side.rows.gradient(engine, None, side.logits, ())
-        return
+    if out is not None:
+        _check_outputs(out, [(side.rows.shape, side.rows.dtype, side.inputs) for side in sides], others)
+    for side, place in zip(sides, out or (None, None), strict=True):
+        side.grad = side.rows.gradient(engine, None, side.logits, ()) if place is None else place
+
+
+def _check_outputs(out: Any, sides: list[tuple[tuple[int, ...], np.dtype, list[Any]]], others: list[Any]) -> None:
+    """``sides``: shape, dtype and what is read of each, its logits first, which alone may be what is written."""
     if not isinstance(out, tuple) or len(out) != 2:
         raise TypeError(f"out is a {type(out).__name__}; expected a tuple of 2 arrays")
-    for k, (side, other) in enumerate((sides, sides[::-1])):
-        name = f"out[{k}]"
-        arrays.output(name, out[k], side.rows.shape, side.rows.dtype, [*other.inputs, *others], in_pieces=True)
-        side.grad = side.rows.gradient(engine, out[k], side.logits, side.inputs, name)
+    for k, ((shape, dtype, own), (_, _, other)) in enumerate((sides, sides[::-1])):
+        for inputs, allowed in (([*other, *others], None), (own, own[0])):
+            arrays.output(f"out[{k}]", out[k], shape, dtype, inputs, allowed, in_pieces=True)
     if isinstance(out[0], np.ndarray) and isinstance(out[1], np.ndarray) and np.may_share_memory(*out):
         raise ValueError("out[0] shares memory with out[1]")

@@ -108,7 +108,7 @@ def linear_log_probs_grad(
     """
     named = {"grad_logp": grad_logp, "grad_lse": grad_lse, "grad_entropy": grad_entropy, "lse": lse, "entropy": entropy}
     if mask is None and ignore_index is None and is_few(weight, bias, max_bytes, (hidden, tokens)):
-        if not any(x is not None and is_device(x) for x in named.values()):
+        if not any(map(is_device, named.values())):
             logits = logits_of(hidden, weight, bias)
             token_log_probs_grad(logits, tokens, **named, temperature=temperature, out=logits, backend=backend)
             return LinearGradients(*products(logits, hidden, weight, bias, frozen))

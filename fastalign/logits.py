@@ -114,9 +114,9 @@ class Logits:
     def _coded(self, x: Array) -> Array:
         return x.view(np.uint16) if self.kind in ("f16", "bf16") and x.dtype != np.uint16 else x
 
-    def gradient(self, engine: Any, out: Any, logits: Any, inputs: Iterable[Any], name: str = "out") -> Array:
+    def gradient(self, engine: Any, out: Any, logits: Any, inputs: Iterable[Any]) -> Array:
         """A new array like ``logits``, as they were given, or ``out``, checked: its rows may lie apart."""
         if out is None:
             return engine.empty(self.shape, self.dtype, logits)
-        arrays.output(name, out, self.shape, self.dtype, inputs, allowed=logits, in_pieces=True)
+        arrays.output("out", out, self.shape, self.dtype, inputs, allowed=logits, in_pieces=True)
         return out

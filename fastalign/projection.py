@@ -31,9 +31,9 @@ def host(name: str, x: Any) -> np.ndarray:
 
 def real_of(**named: np.ndarray) -> np.dtype:
     """The dtype in which products of these arrays are computed: float64 where one has it, else float32."""
-    dtypes = {x.dtype for x in named.values()}
-    if len(dtypes) == 1 and dtypes < set(arrays.FLOATS):
-        return dtypes.pop()
+    first, *others = (x.dtype for x in named.values())
+    if first in arrays.FLOATS and all(other is first for other in others):
+        return first
     single = np.dtype(np.float32)
     return np.result_type(*(single if _is_bits(x) else arrays.real_dtype(name, x.dtype) for name, x in named.items()))
 
