@@ -160,6 +160,7 @@ class Engine:
     def __init__(self, name: str, module: ModuleType) -> None:
         self.name, self.module = name, module
         self.divides = hasattr(module, "shares") and module.shares()  # what it is given, itself
+        self.spaced = getattr(module, "SPACED", False)  # reads rows that lie apart, spaced evenly
         self.run = in_one_piece if self.divides else threads.run
         self._pointwise_ready = getattr(module, "pointwise_ready", None) if self.on_host else None
 

@@ -76,7 +76,7 @@ def policy_loss_from_logits(
             return done
     engine = choose(backend, logits, tokens, old_log_probs, advantages)
     options = policy_options(loss_type, clip_low, clip_high, log_ratio_clamp, aggregation)
-    rows, ids, kept, scale = prepare(logits, "tokens", tokens, temperature, mask, ignore_index)
+    rows, ids, kept, scale = prepare(engine, logits, "tokens", tokens, temperature, mask, ignore_index)
     coef = entropy_weight(entropy_coef, rows.real)
     shape, flat = rows.shape[:-1], (rows.rows,)
     both = arrays.reals(old_log_probs=old_log_probs, advantages=advantages)
@@ -178,8 +178,8 @@ def dpo_loss_from_logits(
         if done is not None:
             return done
     engine = choose(backend, chosen_logits, chosen_tokens, rejected_logits, rejected_tokens)
-    chosen = _Side("chosen_", chosen_logits, chosen_tokens, chosen_mask, chosen_cu_seqlens, *common)
-    rejected = _Side("rejected_", rejected_logits, rejected_tokens, rejected_mask, rejected_cu_seqlens, *common)
+    chosen = _Side(engine, "chosen_", chosen_logits, chosen_tokens, chosen_mask, chosen_cu_seqlens, *common)
+    rejected = _Side(engine, "rejected_", rejected_logits, rejected_tokens, rejected_mask, rejected_cu_seqlens, *common)
     first, second = chosen.rows.dtype, rejected.rows.dtype
     if first != second:
         raise TypeError(f"rejected_logits has dtype {second}; expected {first}, the dtype of chosen_logits")
@@ -246,15 +246,16 @@ class _Side:
     grad: Any  # of the shape of the logits
 
     def __init__(
-        self, prefix: str, logits: Any, tokens: Any, mask: Any, cu_seqlens: Any, temperature: float, ignore: int | None
-    ) -> None:
+        self, engine: Engine, prefix: str, logits: Any, tokens: Any, mask: Any, cu_seqlens: Any, temperature: float,
+        ignore: int | None,
+    ) -> None:  # fmt: skip
         given = arrays.take(f"{prefix}logits", logits)
         if given.ndim != (3 if cu_seqlens is None else 2):
             wanted = "(batch, length, V); packed ones need" if cu_seqlens is None else "(tokens, V), packed, with"
             raise ValueError(f"{prefix}logits has shape {given.shape}; expected {wanted} {prefix}cu_seqlens")
         self.rows, self.ids, self.kept, self.scale = prepare(
-            given, f"{prefix}tokens", tokens, temperature, mask, ignore, prefix=prefix
-        )  # fmt: skip
+            engine, given, f"{prefix}tokens", tokens, temperature, mask, ignore, prefix=prefix
+        )
         if cu_seqlens is None:
             self.offsets = np.arange(given.shape[0] + 1, dtype=np.int64) * given.shape[1]
         else:

@@ -6,7 +6,7 @@ import numpy as np
 
 from . import arrays, threads
 from .arrays import Array
-from .dispatch import choose, extension
+from .dispatch import Engine, choose, extension
 from .logits import Logits
 from .sequences import sequence_log_probs
 
@@ -48,12 +48,12 @@ def token_log_probs(
     entropy H = −Σⱼ pⱼ log pⱼ,   sum_p2 = Σⱼ pⱼ²,   mean_logit = Σⱼ zⱼ / V,   top1: the token is the first argmax
 
     logits: (…, V) float64, float32, float16, bfloat16 (ml_dtypes, or its uint16 bits); tokens: (…) integers, not
-    shifted: a row of logits predicts the token at its own place.  Rows may lie apart, as those of logits[:, :-1]: they
-    are read where they are, but copied where fewer than 64 KiB of them lie together.  Results in nats, shape (…):
-    float64 for float64 logits, and for integers but uint16, else float32.  T > 0.  mask (1 = counts) and ignore_index
-    skip rows: these are not read, and give 0.  A NaN makes its row NaN, top1 False; +inf gives lse = +inf and logp, H,
-    Σp² = NaN; −inf is a probability of 0; a row of nothing but −inf gives lse = −inf and logp, H, Σp² = NaN.  The mean
-    follows arithmetic.  No rows: empty results.  All is computed in one sweep.
+    shifted: a row of logits predicts the token at its own place.  Rows may lie apart, as those of logits[:, :-1] or
+    logits[..., :V]: they are read where they are (by Numba and CUDA copied where fewer than 64 KiB lie together).
+    Results in nats, shape (…): float64 for float64 logits, and for integers but uint16, else float32.  T > 0.  mask (1
+    = counts) and ignore_index skip rows: these are not read, and give 0.  A NaN makes its row NaN, top1 False; +inf
+    gives lse = +inf and logp, H, Σp² = NaN; −inf is a probability of 0; a row of nothing but −inf gives lse = −inf and
+    logp, H, Σp² = NaN.  The mean follows arithmetic.  No rows: empty results.  All is computed in one sweep.
 
     Raises IndexError for a token outside [0, V), ValueError for shapes and options, TypeError for dtypes.
     From shifted sums: H = log S − U/S, Σp² = Q/S² with S = Σ exp(z−m), U = Σ exp(z−m)(z−m), Q = Σ exp(2(z−m)).
@@ -90,7 +90,7 @@ def _forward(
         if done is not None:
             return done
     engine = choose(backend, logits, tokens)
-    rows, ids, kept, scale = prepare(logits, name, tokens, temperature, mask, ignore_index)
+    rows, ids, kept, scale = prepare(engine, logits, name, tokens, temperature, mask, ignore_index)
     shape, flat = rows.shape[:-1], (rows.rows,)
     if out is None:
         logp = engine.empty(flat, rows.real, logits)
@@ -132,6 +132,7 @@ def countable(tokens: Any, mask: Any, ignore_index: Any, out: Any = None) -> tup
 
 
 def prepare(
+    engine: Engine,
     logits: Array,
     name: str,
     tokens: Array,
@@ -141,7 +142,7 @@ def prepare(
     prefix: str = "",
 ) -> tuple[Logits, Array, Array | None, float]:
     """Checked; ``name`` is what the caller calls the tokens, ``prefix`` stands before its "logits" and "mask"."""
-    rows = Logits(logits, f"{prefix}logits")
+    rows = Logits(logits, f"{prefix}logits", engine.spaced)
     scale = inverse(temperature, rows.real)
     ids, kept = arrays.tokens(name, tokens, rows.shape[:-1], rows.vocabulary, mask, ignore_index, prefix)
     return rows, ids, kept, scale
@@ -200,7 +201,7 @@ def token_log_probs_grad(
         if done is not None:
             return done
     engine = choose(backend, logits, tokens, grad_logp)
-    rows, ids, kept, scale = prepare(logits, "tokens", tokens, temperature, mask, ignore_index)
+    rows, ids, kept, scale = prepare(engine, logits, "tokens", tokens, temperature, mask, ignore_index)
     named = {"grad_logp": grad_logp, "grad_lse": grad_lse, "grad_entropy": grad_entropy, "lse": lse, "entropy": entropy}
     named |= {"grad_sum_p2": grad_sum_p2, "grad_mean_logit": grad_mean_logit}
     flat = [_like_tokens(name, x, rows) for name, x in named.items()]

@@ -1,4 +1,4 @@
-"""Logits as rows, of whatever shape: contiguous, or where they lie."""
+"""Logits as rows, of whatever shape: contiguous, evenly spaced, or in pieces that are, where they lie."""
 
 import math
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ WORTH = 1 << 16  # bytes of a piece: a call for each costs 13 to 44 µs, to copy
 
 
 class Stack:
-    """Rows of an array that is not contiguous, in equal pieces that are: of logits[:, :-1] a sequence each."""
+    """Rows of an array in equal pieces, each of them contiguous or evenly spaced: of logits[:, :-1] a sequence each."""
 
     def __init__(self, x: np.ndarray, axis: int) -> None:
         """``axis``: the first of a piece."""
@@ -41,11 +41,25 @@ def first_contiguous(x: np.ndarray) -> int:
     return axis
 
 
-def stacked(x: np.ndarray) -> Stack | None:
-    """An array that is not contiguous, of pieces that are large enough to be walked one by one."""
+def first_spaced(x: np.ndarray, axis: int) -> int:
+    """The axis, ``axis`` at most, from which on the last ones, which are contiguous, are spaced evenly."""
+    while 0 < axis < x.ndim and (axis == x.ndim - 1 or x.strides[axis - 1] == x.strides[axis] * x.shape[axis]):
+        if x.strides[axis - 1] % x.itemsize:
+            break
+        axis -= 1
+    return axis
+
+
+def stacked(x: np.ndarray, spaced: bool) -> Stack | np.ndarray | None:
+    """[rows, V] of an array that is not contiguous, where it lies: spaced evenly, if who reads it allows that, or of
+    pieces that are large enough to be walked one by one."""
     axis = first_contiguous(x)
+    if spaced:
+        axis = first_spaced(x, axis)
+    if axis == 0 < x.size:
+        return x.reshape((-1, x.shape[-1]))
     large = axis < x.ndim and math.prod(x.shape[axis:]) * x.itemsize >= WORTH
-    return Stack(x, axis) if large and axis > 0 else None
+    return Stack(x, axis) if large else None
 
 
 def pieces(*given: Any) -> Iterable[Iterable[Any]]:
@@ -70,9 +84,12 @@ def cut(x: Any, a: int, b: int) -> Any:
 
 
 class Logits:
-    """Logits as [rows, V] and what a kernel needs to know of them."""
+    """Logits as [rows, V] and what a kernel needs to know of them.
 
-    def __init__(self, x: Any, name: str = "logits") -> None:
+    ``spaced``: rows may be spaced evenly, in memory that is not theirs.
+    """
+
+    def __init__(self, x: Any, name: str = "logits", spaced: bool = False) -> None:
         x = arrays.take(name, x)
         if x.ndim < 1:
             raise ValueError(f"{name} has shape {x.shape}; expected at least one axis, the vocabulary last")
@@ -91,24 +108,26 @@ class Logits:
         self.real = np.dtype(np.float64 if kind == "f64" else np.float32)
         if self.vocabulary == 0 and x.size == 0 and math.prod(self.shape[:-1]):
             raise ValueError(f"{name} has shape {x.shape}; the vocabulary is empty")
-        self.rows = math.prod(self.shape[:-1])
+        self.rows, self.spaced = math.prod(self.shape[:-1]), spaced
         lies = type(x) is np.ndarray and x.dtype == self.dtype and x.flags.aligned and not x.flags.c_contiguous
-        self.bits = (stacked(self._coded(x)) if lies else None) or self.as_rows(arrays.cast_to(name, x, self.dtype))
+        bits = stacked(self._coded(x), spaced) if lies else None
+        self.bits = self.as_rows(arrays.cast_to(name, x, self.dtype)) if bits is None else bits
 
     def as_rows(self, x: Array) -> Any:
         """[rows, V], halves as uint16; of an array of a subclass or another library a view of the same memory.
 
-        Of one whose rows lie apart a stack, or where its pieces are small an array for ``settle``.
+        Of one whose rows lie apart where they are, or where pieces are small an array for ``settle``.
         """
         x = self._coded(x.view(np.ndarray) if isinstance(x, np.ndarray) else arrays.take("logits", x))
         flat = self.rows, self.vocabulary
         if isinstance(x, np.ndarray) and not x.flags.c_contiguous:
-            return stacked(x) or np.empty(flat, x.dtype)
+            where = stacked(x, self.spaced)
+            return np.empty(flat, x.dtype) if where is None else where
         return x.reshape(flat)
 
     def settle(self, target: Any, out: Array) -> None:
         """Once computed, what ``as_rows`` had put elsewhere."""
-        if isinstance(out, np.ndarray) and not out.flags.c_contiguous and isinstance(target, np.ndarray):
+        if isinstance(out, np.ndarray) and isinstance(target, np.ndarray) and not np.may_share_memory(target, out):
             self._coded(out)[...] = target.reshape(self.shape)
 
     def _coded(self, x: Array) -> Array:

@@ -95,19 +95,18 @@ cdef class Call:
             return None
         if not look(advantages, &other) or other.type != rows.real or not alike(&other, &rows.tokens):
             return None
-        few = min(FA_BLOCK, max(1, cached // (rows.logits.bytes_ // work.rows)))
+        few = min(FA_BLOCK, max(1, cached // (work.columns * <Py_ssize_t> cnp.PyArray_ITEMSIZE(<cnp.ndarray> logits))))
         threads = 1 if rows.logits.size < limit else helpers(work.rows, few, rows.logits.size)
         n = kept_of(work.mask, work.rows) if work.mask else work.rows
         if threads == 0 or n == 0:
             return None
-        made = new_array(&rows.logits) if out is None else out
-        if out is not None and not takes_gradient(out, logits, &rows, (tokens, mask, old, advantages)):
+        made = gradient_of(logits, &rows, out, (tokens, mask, old, advantages), &work)
+        if made is None:
             return None
         logp = like_tokens(&rows, rows.real)
         entropy = like_tokens(&rows, rows.real) if coef else None
         weight = 1.0 / n if self.mean else self.weight
-        work.out, work.logp = cnp.PyArray_DATA(<cnp.ndarray> made), cnp.PyArray_DATA(<cnp.ndarray> logp)
-        work.entropy = writable(entropy)
+        work.logp, work.entropy = cnp.PyArray_DATA(<cnp.ndarray> logp), writable(entropy)
         policy.rule, policy.grad_entropy, policy.old, policy.advantages = self.kind, -coef * weight, one.at, other.at
         memcpy(policy.p, self.params, sizeof(policy.p))
         policy.p[self.options] = weight

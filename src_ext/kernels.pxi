@@ -125,42 +125,46 @@ cdef extern from "rows.h" nogil:
     int fa_row_hit_bf16(const unsigned short *x, Py_ssize_t at, double top) noexcept
     void fa_row_bends_bf16(const unsigned short *x, Py_ssize_t n, double scale, double peak, double rest, double a,
                           double b, double c, double d, unsigned short *out, bint stream) noexcept
-    void fa_many_states_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
-                               fa_slim *many) noexcept
+    void fa_many_states_float(const float *x, Py_ssize_t n, Py_ssize_t far, Py_ssize_t rows, double scale, int want,
+                            fa_slim *many) noexcept
     void fa_many_settle_float(fa_slim *many, Py_ssize_t lane, const float *x, Py_ssize_t n, double scale,
                            int want) noexcept
     bint fa_is_brief_float(Py_ssize_t n, double scale) noexcept
-    void fa_many_back_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all, float *out) noexcept
+    void fa_many_back_float(const float *x, Py_ssize_t n, Py_ssize_t far, Py_ssize_t rows, double scale, fa_slopes *all,
+                          float *out, Py_ssize_t apart) noexcept
     bint fa_takes_again_float(Py_ssize_t n) noexcept
-    void fa_many_bends_float(const float *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
-                              fa_slopes *all, float *out) noexcept
-    void fa_many_states_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
-                               fa_slim *many) noexcept
+    void fa_many_bends_float(const float *x, Py_ssize_t n, Py_ssize_t far, Py_ssize_t rows, double scale, int curved,
+                           fa_slopes *all, float *out, Py_ssize_t apart) noexcept
+    void fa_many_states_double(const double *x, Py_ssize_t n, Py_ssize_t far, Py_ssize_t rows, double scale, int want,
+                            fa_slim *many) noexcept
     void fa_many_settle_double(fa_slim *many, Py_ssize_t lane, const double *x, Py_ssize_t n, double scale,
                            int want) noexcept
     bint fa_is_brief_double(Py_ssize_t n, double scale) noexcept
-    void fa_many_back_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all, double *out) noexcept
+    void fa_many_back_double(const double *x, Py_ssize_t n, Py_ssize_t far, Py_ssize_t rows, double scale, fa_slopes *all,
+                          double *out, Py_ssize_t apart) noexcept
     bint fa_takes_again_double(Py_ssize_t n) noexcept
-    void fa_many_bends_double(const double *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
-                              fa_slopes *all, double *out) noexcept
-    void fa_many_states_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
-                               fa_slim *many) noexcept
+    void fa_many_bends_double(const double *x, Py_ssize_t n, Py_ssize_t far, Py_ssize_t rows, double scale, int curved,
+                           fa_slopes *all, double *out, Py_ssize_t apart) noexcept
+    void fa_many_states_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t far, Py_ssize_t rows, double scale, int want,
+                            fa_slim *many) noexcept
     void fa_many_settle_f16(fa_slim *many, Py_ssize_t lane, const unsigned short *x, Py_ssize_t n, double scale,
                            int want) noexcept
     bint fa_is_brief_f16(Py_ssize_t n, double scale) noexcept
-    void fa_many_back_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all, unsigned short *out) noexcept
+    void fa_many_back_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t far, Py_ssize_t rows, double scale, fa_slopes *all,
+                          unsigned short *out, Py_ssize_t apart) noexcept
     bint fa_takes_again_f16(Py_ssize_t n) noexcept
-    void fa_many_bends_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
-                              fa_slopes *all, unsigned short *out) noexcept
-    void fa_many_states_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int want,
-                               fa_slim *many) noexcept
+    void fa_many_bends_f16(const unsigned short *x, Py_ssize_t n, Py_ssize_t far, Py_ssize_t rows, double scale, int curved,
+                           fa_slopes *all, unsigned short *out, Py_ssize_t apart) noexcept
+    void fa_many_states_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t far, Py_ssize_t rows, double scale, int want,
+                            fa_slim *many) noexcept
     void fa_many_settle_bf16(fa_slim *many, Py_ssize_t lane, const unsigned short *x, Py_ssize_t n, double scale,
                            int want) noexcept
     bint fa_is_brief_bf16(Py_ssize_t n, double scale) noexcept
-    void fa_many_back_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, fa_slopes *all, unsigned short *out) noexcept
+    void fa_many_back_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t far, Py_ssize_t rows, double scale, fa_slopes *all,
+                          unsigned short *out, Py_ssize_t apart) noexcept
     bint fa_takes_again_bf16(Py_ssize_t n) noexcept
-    void fa_many_bends_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t rows, double scale, int curved,
-                              fa_slopes *all, unsigned short *out) noexcept
+    void fa_many_bends_bf16(const unsigned short *x, Py_ssize_t n, Py_ssize_t far, Py_ssize_t rows, double scale, int curved,
+                           fa_slopes *all, unsigned short *out, Py_ssize_t apart) noexcept
     void fa_row_powers_float(const float *t, ptrdiff_t n, float *out) noexcept
     void fa_row_powers_double(const double *t, ptrdiff_t n, double *out) noexcept
     double fa_get_float(const float *x, Py_ssize_t i) noexcept
@@ -256,6 +260,8 @@ ctypedef struct row_work:
     Py_ssize_t room_bytes
     double scale
     Py_ssize_t rows, columns, first, last  # the last two are units, of row_forward rows
+    Py_ssize_t height  # rows of logits, and of out, that are evenly spaced, as those of the next ``height`` are
+    Py_ssize_t far, jump, out_far, out_jump  # elements from a row to the next, and from so many to the next
     int want  # of row_parts
     void *logp
     void *lse
@@ -292,16 +298,39 @@ cdef inline bint keeps_all(const row_work *w) noexcept nogil:
     return not (w.lse or w.parts or w.grad_sum_p2 or w.grad_mean_logit)
 
 
+cdef inline Py_ssize_t place_of(const row_work *w, Py_ssize_t r, Py_ssize_t far, Py_ssize_t jump) noexcept nogil:
+    return r * far if r < w.height else r // w.height * jump + r % w.height * far
+
+
+cdef inline Py_ssize_t row_at(const row_work *w, Py_ssize_t r) noexcept nogil:
+    """Where row r of the logits begins."""
+    return place_of(w, r, w.far, w.jump)
+
+
+cdef inline Py_ssize_t out_at(const row_work *w, Py_ssize_t r) noexcept nogil:
+    return place_of(w, r, w.out_far, w.out_jump)
+
+
+cdef void clear_rows(const row_work *w, Py_ssize_t r, Py_ssize_t m, size_t size) noexcept nogil:
+    """Zeros to m rows of gradients, whose elements are of that size."""
+    cdef Py_ssize_t k, row = w.columns * size, whole = w.height * w.columns
+    if w.out_far == w.columns and (w.height == w.rows or w.out_jump == whole):
+        memset(<char *> w.out + r * row, 0, m * row)
+    else:
+        for k in range(r, r + m):
+            memset(<char *> w.out + out_at(w, k) * size, 0, row)
+
+
 cdef inline Py_ssize_t next_rows(const row_work *w, Py_ssize_t r, Py_ssize_t *skipped) noexcept nogil:
-    """How many rows are walked at once, after so many from r on that do not count.  A few of those are walked along,
-    where that is cheaper than to begin anew."""
+    """How many rows, evenly spaced, are walked at once, after so many from r on that do not count.  A few of those are
+    walked along, where that is cheaper than to begin anew."""
     cdef Py_ssize_t end, first = r, last = r
     if not w.mask:
         skipped[0] = 0
-        return min(w.last - r, FA_SLIM_ROWS)
+        return min(w.last - r, FA_SLIM_ROWS, w.height - r % w.height)
     while first < w.last and w.mask[first] == 0:
         first += 1
-    skipped[0], last, end = first - r, first - 1, min(w.last, first + FA_SLIM_ROWS)
+    skipped[0], last, end = first - r, first - 1, min(w.last, first + FA_SLIM_ROWS, first + w.height - first % w.height)
     r = first
     while r < end and (r - last - 1) * w.columns <= FA_BRIEF:
         if w.mask[r] != 0:

@@ -88,6 +88,68 @@ cdef bint look(array, plain_array *found) noexcept:
     return True
 
 
+ctypedef struct row_spaces:
+    # In elements: ``height`` rows lie so far from one another, the next so many so far from those.
+    Py_ssize_t height, far, jump
+
+
+cdef bint look_rows(array, plain_array *found, row_spaces *spaces) noexcept:
+    """As ``look``, also of an array whose rows are contiguous and spaced evenly, or in equal pieces that are, as those of
+    x[:, :-1], each step going forward; bytes_ reaches from the first row to the end of the last."""
+    cdef Py_ssize_t[2] steps, counts
+    cdef Py_ssize_t step, size, columns
+    cdef int k, level = 0
+    if look(array, found):
+        columns = found.shape[found.ndim - 1] if found.ndim else 1
+        spaces.height, spaces.far, spaces.jump = found.size // max(1, columns), columns, 0
+        return True
+    if not cnp.PyArray_CheckExact(array) or not cnp.PyArray_ISBEHAVED_RO(<cnp.ndarray> array):
+        return False
+    x = <cnp.ndarray> array
+    found.at, found.shape, found.ndim = cnp.PyArray_DATA(x), cnp.PyArray_DIMS(x), cnp.PyArray_NDIM(x)
+    found.size, size = cnp.PyArray_SIZE(x), cnp.PyArray_ITEMSIZE(x)
+    found.type, found.readonly = cnp.PyArray_TYPE(x), not cnp.PyArray_ISWRITEABLE(x)
+    if found.ndim < 2 or found.size == 0:
+        return False
+    columns, strides = found.shape[found.ndim - 1], cnp.PyArray_STRIDES(x)
+    if columns > 1 and strides[found.ndim - 1] != size:
+        return False
+    steps[0], steps[1], counts[0], counts[1] = columns, 0, 1, 1
+    for k in range(found.ndim - 2, -1, -1):
+        if found.shape[k] == 1:
+            continue
+        step = strides[k] // size
+        if step < 0 or step * size != strides[k]:
+            return False
+        if counts[level] > 1 and step != steps[level] * counts[level]:
+            if level == 1:
+                return False
+            level = 1
+        if counts[level] == 1:
+            steps[level] = step
+        counts[level] *= found.shape[k]
+    spaces.height, spaces.far, spaces.jump = counts[0], steps[0], steps[1]
+    found.bytes_ = (columns + steps[0] * (counts[0] - 1) + steps[1] * (counts[1] - 1)) * size
+    return True
+
+
+cdef bint lie_apart(const row_spaces *spaces, Py_ssize_t rows, Py_ssize_t columns) noexcept:
+    """Whether no two rows share memory."""
+    cdef Py_ssize_t far = spaces.far, height = spaces.height, jump = spaces.jump, pieces = rows // spaces.height
+    if height == 1 or (pieces > 1 and jump < far):
+        far, height, jump, pieces = jump, pieces, far, height
+    return (height == 1 or far >= columns) and (pieces == 1 or jump >= far * (height - 1) + columns)
+
+
+cdef bint in_step(row_spaces *one, row_spaces *other, Py_ssize_t rows) noexcept:
+    """Both in pieces of the same height, if they can be."""
+    if one.height == rows:
+        one.height, one.jump = other.height, one.far * other.height
+    elif other.height == rows:
+        other.height, other.jump = one.height, other.far * one.height
+    return one.height == other.height
+
+
 cdef bint alike(const plain_array *one, const plain_array *other) noexcept:
     """Whether both have the same shape."""
     cdef int k
@@ -105,11 +167,12 @@ cdef bint overlap(const plain_array *one, const plain_array *other) noexcept:
 
 
 cdef bint meets(const plain_array *one, tuple others, int count) noexcept:
-    """Whether an array shares memory with one of the first ``count`` others, all of them plain, or None."""
+    """Whether an array shares memory with one of the first ``count`` others, all of them plain, but for rows, or None."""
     cdef plain_array other
+    cdef row_spaces spaces
     cdef int k
     for k in range(count):
-        if others[k] is not None and look(others[k], &other) and overlap(one, &other):
+        if others[k] is not None and look_rows(others[k], &other, &spaces) and overlap(one, &other):
             return True
     return False
 

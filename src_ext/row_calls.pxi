@@ -33,7 +33,13 @@ cdef void read_rows(row_work *work, logits, tokens, mask, double scale):
     memset(work, 0, sizeof(row_work))
     work.rows, work.columns = logits.shape
     work.logits, work.scale = address(logits), scale
+    work.height, work.far = work.rows, logits.strides[0] // logits.itemsize
     work.tokens, work.mask = <const long long *> address(tokens), <const unsigned char *> address(mask)
+
+
+cdef void write_rows(row_work *work, out):
+    """Where gradients go: as many rows, spaced evenly."""
+    work.out, work.out_far = writable(out), out.strides[0] // out.itemsize
 
 
 cdef void look_past(row_work *work, int kind, bint keeps) noexcept:
@@ -100,7 +106,8 @@ def row_backward(logits, str kind, tokens, mask, double scale, grad_logp, grad_l
     work.parts, work.first, work.last = <fa_row *> address(parts), first, last
     work.grad_logp, work.grad_lse, work.grad_entropy = address(grad_logp), address(grad_lse), address(grad_entropy)
     work.grad_sum_p2, work.grad_mean_logit = address(grad_sum_p2), address(grad_mean_logit)
-    work.lse, work.entropy, work.out = <void *> address(lse), <void *> address(entropy), writable(out)
+    work.lse, work.entropy = <void *> address(lse), <void *> address(entropy)
+    write_rows(&work, out)
     look_past(&work, kind_of(kind), keeps_all(&work))
     share_rows(loop, &work, grain, row_helpers(&work, grain))
 
@@ -142,7 +149,8 @@ def policy_rows(str loss_type, logits, str kind, tokens, mask, double scale, old
     for k, number in enumerate(params):
         policy.p[k] = number
     read_rows(&work, logits, tokens, mask, scale)
-    work.logp, work.entropy, work.out = writable(logp), writable(entropy), writable(out)
+    work.logp, work.entropy = writable(logp), writable(entropy)
+    write_rows(&work, out)
     look_past(&work, kind_of(kind), True)
     share_blocks(policy_of(kind_of(kind)), &work, &policy, few, &partials[0, 0],
                  pool.parts(work.rows, few, work.rows * work.columns))
@@ -159,6 +167,7 @@ cdef void share_blocks(policy_loop loop, const row_work *work, const policy_work
 
 ctypedef struct plain_rows:
     plain_array logits, tokens
+    row_spaces spaces
     int kind, real
 
 
@@ -168,7 +177,7 @@ cdef object look_at_rows(logits, tokens, temperature, mask, plain_rows *found, r
     cdef double t
     cdef Py_ssize_t r
     memset(work, 0, sizeof(row_work))
-    if asked_elsewhere() or not look(logits, &found.logits) or not look(tokens, &found.tokens):
+    if asked_elsewhere() or not look_rows(logits, &found.logits, &found.spaces) or not look(tokens, &found.tokens):
         return None
     x, y = &found.logits, &found.tokens
     if x.size == 0 or y.type != cnp.NPY_INT64 or x.ndim != y.ndim + 1:
@@ -182,6 +191,7 @@ cdef object look_at_rows(logits, tokens, temperature, mask, plain_rows *found, r
         return None
     work.logits, work.tokens, work.scale = x.at, <const long long *> y.at, 1.0 / t
     work.rows, work.columns = y.size, x.shape[x.ndim - 1]
+    work.height, work.far, work.jump = found.spaces.height, found.spaces.far, found.spaces.jump
     if work.columns > FA_ROW_CUT:  # the loops differ in what they count: rows, and parts of them
         return None
     work.last = work.rows
@@ -196,14 +206,26 @@ cdef object look_at_rows(logits, tokens, temperature, mask, plain_rows *found, r
     return True if mask is None else counts
 
 
-cdef bint takes_gradient(out, logits, const plain_rows *rows, tuple others) noexcept:
-    """Whether the gradient can be written there: an array like the logits, if not the logits, and no part of others."""
+cdef object gradient_of(logits, plain_rows *rows, out, tuple others, row_work *work):
+    """Where the gradient goes, a new array or ``out``; None if it cannot be written there: it must be like the logits, if
+    it is not the logits, and no part of others."""
     cdef plain_array target
-    if not look(out, &target) or target.type != rows.logits.type or not alike(&target, &rows.logits):
-        return False
-    if target.readonly or meets(&target, others, <int> len(others)):
-        return False
-    return out is logits or not overlap(&target, &rows.logits)
+    cdef row_spaces spaces
+    made = new_array(&rows.logits) if out is None else out
+    if not look_rows(made, &target, &spaces):
+        return None
+    if out is not None:
+        if target.type != rows.logits.type or not alike(&target, &rows.logits) or target.readonly:
+            return None
+        if not lie_apart(&spaces, work.rows, work.columns) or meets(&target, others, <int> len(others)):
+            return None
+        if out is not logits and overlap(&target, &rows.logits):
+            return None
+    if not in_step(&rows.spaces, &spaces, work.rows):
+        return None
+    work.height, work.far, work.jump = rows.spaces.height, rows.spaces.far, rows.spaces.jump
+    work.out, work.out_far, work.out_jump = <void *> target.at, spaces.far, spaces.jump
+    return made
 
 
 cdef object like_tokens(const plain_rows *rows, int type_):
@@ -283,13 +305,12 @@ def row_backward_ready(logits, tokens, tuple reals, temperature, mask, out, Py_s
             if not look(reals[k], &one) or one.type != rows.real or not alike(&one, &rows.tokens):
                 return None
             places[k] = one.at
-    made = new_array(&rows.logits) if out is None else out
-    if out is not None and not takes_gradient(out, logits, &rows, (*reals, tokens, mask)):
+    made = gradient_of(logits, &rows, out, (*reals, tokens, mask), &work)
+    if made is None:
         return None
     work.grad_logp, work.grad_lse, work.grad_entropy = places[0], places[1], places[2]
     work.lse, work.entropy = <void *> places[3], <void *> places[4]
     work.grad_sum_p2, work.grad_mean_logit = places[5], places[6]
-    work.out = cnp.PyArray_DATA(<cnp.ndarray> made)
     look_past(&work, rows.kind, keeps_all(&work))
     walk_rows(backward_of(rows.kind), &work, threads)
     return made

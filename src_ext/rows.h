@@ -215,7 +215,7 @@ FA_INLINE void fa_slope_none(fa_slopes *s, ptrdiff_t l)
 #define FA_LINED
 #endif
 
-/* Four rows of n columns, or fewer, to columns FA_SLIM_ROWS apart, and back. */
+/* Four rows of n columns, or fewer, each so far from the one before, to columns FA_SLIM_ROWS apart, and back. */
 #ifdef __SSE2__
 FA_INLINE void fa_turn_four_float(const float *x, ptrdiff_t far, float *y, ptrdiff_t apart)
 {
@@ -242,26 +242,26 @@ FA_INLINE void fa_turn_four_double(const double *x, ptrdiff_t far, double *y, pt
 #endif
 
 #define FA_TURNS(real)                                                                                               \
-    FA_INLINE void fa_turn_columns_##real(const real *x, ptrdiff_t n, ptrdiff_t rows, real *z)                       \
+    FA_INLINE void fa_turn_columns_##real(const real *x, ptrdiff_t n, ptrdiff_t far, ptrdiff_t rows, real *z)        \
     {                                                                                                                \
         if (n < 4 || rows < 4)                                                                                       \
             for (ptrdiff_t l = 0; l < (rows < 4 ? rows : 4); l++)                                                    \
-                for (ptrdiff_t j = 0; j < n; j++) z[j * FA_SLIM_ROWS + l] = x[l * n + j];                            \
+                for (ptrdiff_t j = 0; j < n; j++) z[j * FA_SLIM_ROWS + l] = x[l * far + j];                          \
         else                                                                                                         \
             for (ptrdiff_t j = 0; j < n; j += 4) {                                                                   \
                 const ptrdiff_t at = j < n - 4 ? j : n - 4;                                                          \
-                fa_turn_four_##real(x + at, n, z + at * FA_SLIM_ROWS, FA_SLIM_ROWS);                                 \
+                fa_turn_four_##real(x + at, far, z + at * FA_SLIM_ROWS, FA_SLIM_ROWS);                               \
             }                                                                                                        \
     }                                                                                                                \
-    FA_INLINE void fa_turn_rows_##real(const real *z, ptrdiff_t n, ptrdiff_t rows, real *x)                          \
+    FA_INLINE void fa_turn_rows_##real(const real *z, ptrdiff_t n, ptrdiff_t rows, real *x, ptrdiff_t far)           \
     {                                                                                                                \
         if (n < 4 || rows < 4)                                                                                       \
             for (ptrdiff_t l = 0; l < (rows < 4 ? rows : 4); l++)                                                    \
-                for (ptrdiff_t j = 0; j < n; j++) x[l * n + j] = z[j * FA_SLIM_ROWS + l];                            \
+                for (ptrdiff_t j = 0; j < n; j++) x[l * far + j] = z[j * FA_SLIM_ROWS + l];                          \
         else                                                                                                         \
             for (ptrdiff_t j = 0; j < n; j += 4) {                                                                   \
                 const ptrdiff_t at = j < n - 4 ? j : n - 4;                                                          \
-                fa_turn_four_##real(z + at * FA_SLIM_ROWS, FA_SLIM_ROWS, x + at, n);                                 \
+                fa_turn_four_##real(z + at * FA_SLIM_ROWS, FA_SLIM_ROWS, x + at, far);                               \
             }                                                                                                        \
     }
 FA_TURNS(float)

@@ -11,8 +11,8 @@ FA_INLINE NAME(fa_tile_sums) NAME(fa_brief_sums)(const STORED *x, ptrdiff_t n, c
     return NAME(fa_tile)(x, n, level, want, 0, keep);
 }
 
-static FA_APART void NAME(fa_brief_states)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, int want,
-                                           fa_slim *s)
+static FA_APART void NAME(fa_brief_states)(const STORED *x, ptrdiff_t n, ptrdiff_t far, ptrdiff_t rows, double scale,
+                                           int want, fa_slim *s)
 {
     const REAL octaves = (REAL)(scale * FA_LOG2E);
     FA_LINED double t[FA_SLIM_ROWS], unit[FA_SLIM_ROWS];
@@ -20,11 +20,11 @@ static FA_APART void NAME(fa_brief_states)(const STORED *x, ptrdiff_t n, ptrdiff
     for (ptrdiff_t l = 0; l < rows; l += WIDTH) {
         const ptrdiff_t some = rows - l < WIDTH ? rows - l : WIDTH;
         REAL peaks[WIDTH] = {0};
-        for (ptrdiff_t k = 0; k < some; k++) peaks[k] = NAME(fa_tile_ends)(x + (l + k) * n, n, NULL);
+        for (ptrdiff_t k = 0; k < some; k++) peaks[k] = NAME(fa_tile_ends)(x + (l + k) * far, n, NULL);
         const NAME(fa_levels) levels = NAME(fa_levels_of)(OF_REAL(fa_load)(peaks), octaves);
         for (ptrdiff_t k = 0; k < some; k++) {
             const NAME(fa_level) level = NAME(fa_level_in)(&levels, k, octaves);
-            const NAME(fa_tile_sums) sums = NAME(fa_brief_sums)(x + (l + k) * n, n, &level, want, &near, NULL);
+            const NAME(fa_tile_sums) sums = NAME(fa_brief_sums)(x + (l + k) * far, n, &level, want, &near, NULL);
             s->peak[l + k] = (double)peaks[k], s->total[l + k] = sums.total, t[l + k] = level.t;
             unit[l + k] = sums.total <= FA_ROW_BOUND && LEVEL_HOLDS(level) ? level.unit : (double)NAN;
             s->weighted[l + k] = sums.weighted, s->squares[l + k] = sums.squares, s->linear[l + k] = sums.linear;
@@ -39,18 +39,18 @@ static FA_APART void NAME(fa_brief_states)(const STORED *x, ptrdiff_t n, ptrdiff
     fa_row_rests(s->total, FA_SLIM_ROWS, s->rest);
 }
 
-static FA_APART void NAME(fa_brief_bends)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, fa_slopes *s,
-                                          STORED *out)
+static FA_APART void NAME(fa_brief_bends)(const STORED *x, ptrdiff_t n, ptrdiff_t far, ptrdiff_t rows, double scale,
+                                          fa_slopes *s, STORED *out, ptrdiff_t apart)
 {
     NAME(fa_curves) c;
-    for (ptrdiff_t l = 0; l < rows; l++) c.chosen[l] = NAME(fa_get)(x + l * n, s->token[l]);
+    for (ptrdiff_t l = 0; l < rows; l++) c.chosen[l] = NAME(fa_get)(x + l * far, s->token[l]);
     NAME(fa_curves_of)(s, rows, FA_SLIM_ROWS, scale, &c);
     for (ptrdiff_t l = 0; l < rows; l++) {
         const NAME(fa_bent) by = {c.base[l], (REAL)(scale * FA_LOG2E), c.slope[l], (REAL)(c.bend[l] / (REAL)FA_LOG2E),
                                   c.square[l], c.shift[l]};
-        STORED *const here = out + l * n;
+        STORED *const here = out + l * apart;
         if (s->fate[l] == FA_BENT) {
-            NAME(fa_bend_by)(x + l * n, n, by, here, 0);
+            NAME(fa_bend_by)(x + l * far, n, by, here, 0);
             NAME(fa_put)(here, s->token[l], s->own[l]);
         } else {
             for (ptrdiff_t j = 0; j < n; j++) NAME(fa_put)(here, j, s->fate[l] == FA_ZEROS ? 0 : (double)NAN);
@@ -61,8 +61,8 @@ static FA_APART void NAME(fa_brief_bends)(const STORED *x, ptrdiff_t n, ptrdiff_
 #ifdef KEEPS
 /* Gradients of log-probabilities alone, from a, own and the tokens: what a row's exponentials are divided by is their
  * sum, so they stay in L1 and are multiplied. */
-static FA_APART void NAME(fa_brief_back)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, fa_slopes *s,
-                                         STORED *out)
+static FA_APART void NAME(fa_brief_back)(const STORED *x, ptrdiff_t n, ptrdiff_t far, ptrdiff_t rows, double scale,
+                                         fa_slopes *s, STORED *out, ptrdiff_t apart)
 {
     const REAL octaves = (REAL)(scale * FA_LOG2E);
     int near = FA_UNBOUNDED;
@@ -70,11 +70,11 @@ static FA_APART void NAME(fa_brief_back)(const STORED *x, ptrdiff_t n, ptrdiff_t
     for (ptrdiff_t l = 0; l < rows; l += WIDTH) {
         const ptrdiff_t some = rows - l < WIDTH ? rows - l : WIDTH;
         REAL peaks[WIDTH] = {0};
-        for (ptrdiff_t k = 0; k < some; k++) peaks[k] = NAME(fa_tile_ends)(x + (l + k) * n, n, NULL);
+        for (ptrdiff_t k = 0; k < some; k++) peaks[k] = NAME(fa_tile_ends)(x + (l + k) * far, n, NULL);
         const NAME(fa_levels) levels = NAME(fa_levels_of)(OF_REAL(fa_load)(peaks), octaves);
         for (ptrdiff_t i = l; i < l + some; i++) {
-            const STORED *const from = x + i * n;
-            STORED *const to = out + i * n;
+            const STORED *const from = x + i * far;
+            STORED *const to = out + i * apart;
             const NAME(fa_level) level = NAME(fa_level_in)(&levels, i - l, octaves);
             if (s->fate[i] == FA_ZEROS) {
                 memset(to, 0, (size_t)n * sizeof *to);
@@ -122,31 +122,31 @@ FA_INLINE int NAME(fa_takes_again)(ptrdiff_t n)
 #endif
 }
 
-static FA_UNUSED void NAME(fa_many_back)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, fa_slopes *s,
-                                         STORED *out)
+static FA_UNUSED void NAME(fa_many_back)(const STORED *x, ptrdiff_t n, ptrdiff_t far, ptrdiff_t rows, double scale,
+                                         fa_slopes *s, STORED *out, ptrdiff_t apart)
 {
 #ifdef KEEPS
-    NAME(fa_brief_back)(x, n, rows, scale, s, out);
+    NAME(fa_brief_back)(x, n, far, rows, scale, s, out, apart);
 #else
-    (void)x, (void)n, (void)rows, (void)scale, (void)s, (void)out;
+    (void)x, (void)n, (void)far, (void)rows, (void)scale, (void)s, (void)out, (void)apart;
 #endif
 }
 
-/* Of rows, whichever kind they are. */
-static FA_UNUSED void NAME(fa_many_states)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, int want,
-                                           fa_slim *s)
+/* Of rows, each so far from the one before, whichever kind they are. */
+static FA_UNUSED void NAME(fa_many_states)(const STORED *x, ptrdiff_t n, ptrdiff_t far, ptrdiff_t rows, double scale,
+                                           int want, fa_slim *s)
 {
     if (n <= FA_SLIM)
-        NAME(fa_slim_states)(x, n, rows, scale, want, s);
+        NAME(fa_slim_states)(x, n, far, rows, scale, want, s);
     else
-        NAME(fa_brief_states)(x, n, rows, scale, want, s);
+        NAME(fa_brief_states)(x, n, far, rows, scale, want, s);
 }
 
-static FA_UNUSED void NAME(fa_many_bends)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, int curved,
-                                          fa_slopes *s, STORED *out)
+static FA_UNUSED void NAME(fa_many_bends)(const STORED *x, ptrdiff_t n, ptrdiff_t far, ptrdiff_t rows, double scale,
+                                          int curved, fa_slopes *s, STORED *out, ptrdiff_t apart)
 {
     if (n <= FA_SLIM)
-        NAME(fa_slim_bends)(x, n, rows, scale, curved, s, out);
+        NAME(fa_slim_bends)(x, n, far, rows, scale, curved, s, out, apart);
     else
-        NAME(fa_brief_bends)(x, n, rows, scale, s, out);
+        NAME(fa_brief_bends)(x, n, far, rows, scale, s, out, apart);
 }

@@ -1,31 +1,40 @@
 /* Loops over rows of few columns, FA_SLIM_ROWS of them at a time, their lanes being rows; included by rows_body.h. */
 
-/* The columns of rows that follow one another; lanes up to a whole vector's are filled up. */
-FA_INLINE ptrdiff_t NAME(fa_slim_take)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, REAL z[FA_SLIM][FA_SLIM_ROWS])
+/* The columns of rows, each so far from the one before; lanes up to a whole vector's are filled up. */
+FA_INLINE ptrdiff_t NAME(fa_slim_take)(const STORED *x, ptrdiff_t n, ptrdiff_t far, ptrdiff_t rows,
+                                       REAL z[FA_SLIM][FA_SLIM_ROWS])
 {
     const ptrdiff_t lanes = (rows + 15) & ~(ptrdiff_t)15;
 #ifdef KEEPS
     const REAL *const flat = x;
 #else
     REAL flat[FA_SLIM * FA_SLIM_ROWS];
-    for (ptrdiff_t i = 0; i < n * rows; i++) flat[i] = WIDEN(x[i]);
+    for (ptrdiff_t i = 0; i < n * rows && far == n; i++) flat[i] = WIDEN(x[i]);
+    for (ptrdiff_t l = 0; l < rows && far != n; l++)
+        for (ptrdiff_t j = 0; j < n; j++) flat[l * n + j] = WIDEN(x[l * far + j]);
+    far = n;
 #endif
-    for (ptrdiff_t l = 0; l < rows; l += 4) OF_REAL(fa_turn_columns)(flat + l * n, n, rows - l, &z[0][l]);
+    for (ptrdiff_t l = 0; l < rows; l += 4) OF_REAL(fa_turn_columns)(flat + l * far, n, far, rows - l, &z[0][l]);
     for (ptrdiff_t j = 0; j < n; j++)
         for (ptrdiff_t l = rows; l < lanes; l++) z[j][l] = 0;
     return lanes;
 }
 
-FA_INLINE void NAME(fa_slim_give)(STORED *out, ptrdiff_t n, ptrdiff_t rows, REAL z[FA_SLIM][FA_SLIM_ROWS])
+FA_INLINE void NAME(fa_slim_give)(STORED *out, ptrdiff_t n, ptrdiff_t far, ptrdiff_t rows,
+                                  REAL z[FA_SLIM][FA_SLIM_ROWS])
 {
 #ifdef KEEPS
     REAL *const flat = out;
+    const ptrdiff_t apart = far;
 #else
     REAL flat[FA_SLIM * FA_SLIM_ROWS];
+    const ptrdiff_t apart = n;
 #endif
-    for (ptrdiff_t l = 0; l < rows; l += 4) OF_REAL(fa_turn_rows)(&z[0][l], n, rows - l, flat + l * n);
+    for (ptrdiff_t l = 0; l < rows; l += 4) OF_REAL(fa_turn_rows)(&z[0][l], n, rows - l, flat + l * apart, apart);
 #ifndef KEEPS
-    for (ptrdiff_t i = 0; i < n * rows; i++) out[i] = NARROW(flat[i]);
+    for (ptrdiff_t i = 0; i < n * rows && far == n; i++) out[i] = NARROW(flat[i]);
+    for (ptrdiff_t l = 0; l < rows && far != n; l++)
+        for (ptrdiff_t j = 0; j < n; j++) out[l * far + j] = NARROW(flat[l * n + j]);
 #endif
 }
 
@@ -34,13 +43,13 @@ FA_INLINE void NAME(fa_slim_give)(STORED *out, ptrdiff_t n, ptrdiff_t rows, REAL
 #pragma GCC push_options
 #pragma GCC optimize("schedule-insns", "sched-pressure")
 #endif
-static FA_APART void NAME(fa_slim_states)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, int want,
-                                          fa_slim *s)
+static FA_APART void NAME(fa_slim_states)(const STORED *x, ptrdiff_t n, ptrdiff_t far, ptrdiff_t rows, double scale,
+                                          int want, fa_slim *s)
 {
     FA_LINED REAL z[FA_SLIM][FA_SLIM_ROWS], peak[FA_SLIM_ROWS], total[FA_SLIM_ROWS], weighted[FA_SLIM_ROWS];
     FA_LINED REAL squares[FA_SLIM_ROWS];
     FA_LINED double linear[FA_SLIM_ROWS];
-    const ptrdiff_t lanes = NAME(fa_slim_take)(x, n, rows, z);
+    const ptrdiff_t lanes = NAME(fa_slim_take)(x, n, far, rows, z);
     const REAL by = (REAL)scale;
     for (ptrdiff_t l = 0; l < lanes; l++) {
         peak[l] = z[0][l], total[l] = 0;
@@ -118,14 +127,15 @@ FA_INLINE void NAME(fa_curves_of)(fa_slopes *s, ptrdiff_t rows, ptrdiff_t lanes,
     }
 }
 
-/* As fa_row_bends, of rows that follow one another, with what the tokens have more.  out may be x.  Whether any row may
- * have b, c or d is the call's to say: by these rows themselves, the sign of a 0 would hang on a neighbour. */
-static FA_APART void NAME(fa_slim_bends)(const STORED *x, ptrdiff_t n, ptrdiff_t rows, double scale, int curved,
-                                         fa_slopes *s, STORED *out)
+/* As fa_row_bends, of rows that lie so far from one another, and in out, which may be x, so far apart, with what the
+ * tokens have more.  Whether any row may have b, c or d is the call's to say: by these rows themselves, the sign of a 0
+ * would hang on a neighbour. */
+static FA_APART void NAME(fa_slim_bends)(const STORED *x, ptrdiff_t n, ptrdiff_t far, ptrdiff_t rows, double scale,
+                                         int curved, fa_slopes *s, STORED *out, ptrdiff_t apart)
 {
     FA_LINED REAL z[FA_SLIM][FA_SLIM_ROWS];
     NAME(fa_curves) c;
-    const ptrdiff_t lanes = NAME(fa_slim_take)(x, n, rows, z);
+    const ptrdiff_t lanes = NAME(fa_slim_take)(x, n, far, rows, z);
     const REAL by = (REAL)scale;
     for (ptrdiff_t l = 0; l < rows; l++) c.chosen[l] = (double)z[s->token[l]][l];
     NAME(fa_curves_of)(s, rows, lanes, scale, &c);
@@ -144,7 +154,7 @@ static FA_APART void NAME(fa_slim_bends)(const STORED *x, ptrdiff_t n, ptrdiff_t
     for (ptrdiff_t l = 0; l < rows; l++) z[s->token[l]][l] = (REAL)s->own[l];
     for (ptrdiff_t l = 0; l < rows; l++)
         for (ptrdiff_t j = 0; j < n && s->fate[l]; j++) z[j][l] = s->fate[l] == FA_ZEROS ? 0 : (REAL)NAN;
-    NAME(fa_slim_give)(out, n, rows, z);
+    NAME(fa_slim_give)(out, n, apart, rows, z);
 }
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC pop_options

@@ -50,7 +50,7 @@ static int near(double a, double b, double tolerance)
         static fa_slim many;                                                                                         \
         static fa_slopes all;                                                                                        \
         int line;                                                                                                    \
-        if (fa_is_many(n, 1)) fa_many_states_##kind(x, n, ROWS, 1, WANT, &many);                                     \
+        if (fa_is_many(n, 1)) fa_many_states_##kind(x, n, n, ROWS, 1, WANT, &many);                                  \
         for (ptrdiff_t l = 0; l < ROWS; l++) {                                                                       \
             const fa_row truth = fa_row_plain_##kind(x + l * n, n, 1);                                               \
             if ((line = same_##kind(fa_row_state_##kind(x + l * n, n, 1, WANT), truth))) return line;                \
@@ -63,7 +63,7 @@ static int near(double a, double b, double tolerance)
             CHECK(near(many.rest[l], log(many.total[l]), 1e-15));                                                    \
         }                                                                                                            \
         if (fa_is_many(n, 1))                                                                                        \
-            fa_many_bends_##kind(x, n, ROWS, 1, 0, &all, out);                                                       \
+            fa_many_bends_##kind(x, n, n, ROWS, 1, 0, &all, out, n);                                                 \
         else                                                                                                         \
             for (ptrdiff_t l = 0; l < ROWS; l++)                                                                     \
                 fa_row_bends_##kind(x + l * n, n, 1, all.peak[l], all.rest[l], -1, 0, 0, 0, out + l * n, 0);         \

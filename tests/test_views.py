@@ -5,7 +5,14 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from fastalign import dpo_loss_from_logits, logits, policy_loss_from_logits, token_log_probs, token_log_probs_grad
+from fastalign import (
+    dpo_loss_from_logits,
+    logits,
+    policy_loss_from_logits,
+    selective_log_softmax,
+    token_log_probs,
+    token_log_probs_grad,
+)
 
 V = 40
 VIEWS = {
@@ -88,6 +95,54 @@ def test_a_gradient_is_written_where_the_rows_lie(backend, worth, name, dtype, p
         np.testing.assert_array_equal(target, before)  # nothing else was written
 
 
+SPACES = {
+    "contiguous": lambda v: ((3, 70, v), ...),
+    "all but the last": lambda v: ((3, 71, v), np.s_[:, :-1]),
+    "a padded vocabulary": lambda v: ((3, 70, v + 7), np.s_[..., :v]),
+    "both": lambda v: ((3, 71, v + 3), np.s_[:, 1:, 2 : v + 2]),
+    "every other": lambda v: ((3, 140, v), np.s_[:, ::2]),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("columns", [1, 3, 6, 33, 600])
+@pytest.mark.parametrize("masked", [False, True])
+def test_rows_of_any_length_between_any_places(compiled, dtype, columns, masked):
+    rng = np.random.default_rng(columns)
+    real = np.float64 if dtype is np.float64 else np.float32
+    copy = (rng.standard_normal((3, 70, columns)) * 3).astype(dtype)
+    tokens, slope = rng.integers(0, columns, (3, 70)), rng.standard_normal((3, 70)).astype(real)
+    mask = np.arange(210).reshape(3, 70) % 90 < 60 if masked else None  # from one sequence into the next
+    options = {"mask": mask, "backend": compiled}
+    forward = token_log_probs(copy, tokens, entropy=True, sum_p2=True, top1=True, **options)
+    calls = {
+        "anew": lambda x, out: token_log_probs_grad(x, tokens, slope, out=out, **options),
+        "saved": lambda x, out: token_log_probs_grad(x, tokens, slope, lse=forward.lse, out=out, **options),
+        "policy": lambda x, out: policy_loss_from_logits(x, tokens, slope, slope, out=out, **options),
+        "bonus": lambda x, out: policy_loss_from_logits(x, tokens, slope, slope, entropy_coef=0.1, out=out, **options),
+    }
+    want = {name: call(copy, None) for name, call in calls.items()}
+    for given in SPACES:
+        shape, at = SPACES[given](columns)
+        whole = np.full(shape, 99, dtype)
+        whole[at] = copy
+        same(token_log_probs(whole[at], tokens, entropy=True, sum_p2=True, top1=True, **options)[:4], forward[:4])
+        for written in (*SPACES, "in place"):
+            for name, call in calls.items():
+                x = whole.copy()
+                shape, where = (shape, at) if written == "in place" else SPACES[written](columns)
+                target = x if written == "in place" else np.full(shape, 99, dtype)
+                view = x[at]
+                got = call(view, view if written == "in place" else target[where])
+                grad, gradient = (r if name in ("anew", "saved") else r.grad_logits for r in (got, want[name]))
+                np.testing.assert_array_equal(grad, gradient)
+                if name in ("policy", "bonus"):
+                    assert got.loss == pytest.approx(want[name].loss, rel=1e-6)
+                    np.testing.assert_array_equal(got.logp, want[name].logp)
+                target[where] = 99
+                assert (target == 99).all()  # nothing else was written
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("place", [None, "in place", "alike"])
 def test_preference_losses_of_shifted_logits(backend, worth, dtype, place):
@@ -155,6 +210,16 @@ def test_where_a_gradient_cannot_be_written(backend, change, text):
     with pytest.raises(ValueError, match=text):
         token_log_probs_grad(x, tokens, np.ones((3, 5)), out=out, backend=backend)
     assert (out == 7).all()
+
+
+def test_a_result_between_the_rows(backend):
+    whole = np.zeros((5, V + 1), np.float32)
+    with pytest.raises(ValueError, match="out (must|shares memory)"):
+        selective_log_softmax(whole[:, :V], np.zeros(5, np.int64), out=whole[:, V], backend=backend)
+    lying = np.zeros(5 * (V + 5), np.float32)
+    spaced = np.lib.stride_tricks.as_strided(lying, (5, V), (4 * (V + 5), 4))
+    with pytest.raises(ValueError, match="out shares memory with an input"):
+        selective_log_softmax(spaced, np.zeros(5, np.int64), out=lying[V : V + 5], backend=backend)
 
 
 def test_a_view_beside_another_of_the_same_memory(backend):

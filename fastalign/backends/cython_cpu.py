@@ -14,6 +14,7 @@ from ..binding import STAMP
 from . import row_units
 
 ISAS = ("avx512", "avx2", "baseline")  # best first
+SPACED = True
 CALLED = frozenset(
     "Again Call group_reduce group_reduce_ready group_spread group_spread_ready numbers_ready pointwise policy_rows "
     "row_backward row_backward_ready row_forward row_forward_ready row_parts scan scan_ready shares".split()
