@@ -54,6 +54,25 @@ def test_a_peak_that_rises_late(walker, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [300, 600, 4000, 32_000])
+@pytest.mark.parametrize("moments", [False, True])
+def test_the_entropy_of_a_row_with_one_likely_token(walker, dtype, columns, moments):
+    """It is a small difference of what its sums are, where these are relative to a peak that came before."""
+    rng = np.random.default_rng(columns)
+    spread = np.array([5.0, 8, 10, 12, 15, 17, 20, 30]).repeat(6)
+    logits = rng.standard_normal((len(spread), columns)) * 2
+    logits[np.arange(len(spread)), rng.integers(columns // 2, columns, len(spread))] += spread
+    x, tokens = as_dtype(logits, dtype), np.zeros(len(spread), np.int64)
+    want = truth(widened("logits", x), tokens)[2]
+    got = token_log_probs(x, tokens, entropy=True, sum_p2=moments, backend=walker).entropy
+    eps = float(np.finfo(got.dtype).eps)
+    assert np.abs(got - want).max() <= 48 * eps
+    old, slope = np.zeros((2, len(spread)), got.dtype)
+    r = policy_loss_from_logits(x, tokens, old, slope, entropy_coef=1.0, backend=walker)
+    assert r.metrics["entropy"] == pytest.approx(float(want.mean()), abs=8 * eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_rise_by_any_number_of_octaves(walker, dtype):
     """Also by more than a power of two can hold, in one element or from there on, in whole vectors or not."""
     rises = np.concatenate([np.arange(0.0, 800.0, 7.3), np.arange(85.0, 93.0, 0.25), 2.0 ** np.arange(10, 16)])

@@ -100,6 +100,7 @@ FIRST = 256  # elements searched for the first peak
 # faster than two, of the others 1 % slower.  Of AVX2, tiles of 1024 are 5 to 8 % slower, of 4096 4 % faster.
 TILE, SHORT_TILE, TILE_OF_HALVES = 4096, 2048, 8192
 BOUND = 65536.0  # of a tile's sum of exponentials: the peak is at most 16 octaves too low
+SHARP, ABOVE = 256.0, 4.0  # as in src_ext/rows.h, k
 
 
 def level_of(peak, scale):
@@ -136,7 +137,7 @@ def row_part(row, size, scale, spread, moments, keep, room, notes):
     """With ``keep``, which asks for neither spread nor moments, the exponentials stay in the room, each tile's relative
     to the peak of its time; the notes say which that was."""
     total, weighted, squares, linear, most = 0.0, 0.0, 0.0, 0.0, -np.inf
-    peak = tile_max(row, min(FIRST, size))
+    peak, sharp = tile_max(row, min(FIRST, size)), SHARP
     state, near = level_of(peak, scale), YES
     for at in range(0, size, tile):
         x, n = after(row, at), min(tile, size - at)
@@ -144,9 +145,11 @@ def row_part(row, size, scale, spread, moments, keep, room, notes):
             peak = tile_max(x, n)
             state = level_of(peak, scale)
         s, u, q, z, near, unit = sums(x, n, peak, scale, state, spread, moments, near, keep, after(room, at))
-        if not (s <= (BOUND if peak > -np.inf else 0.0)):
+        lost = not (s <= (BOUND if peak > -np.inf else 0.0))
+        if lost or s > sharp:
             top = tile_max(x, n)
-            if not (top <= peak):  # a NaN becomes the peak, and the row unsound
+            far = (np.float64(top) - np.float64(peak)) * scale > ABOVE
+            if far or (lost and not (top <= peak)):  # a NaN becomes the peak, and the row unsound
                 change = (np.float64(peak) - np.float64(top)) * scale
                 factor = math.exp(change) if total > 0.0 else 0.0
                 weighted = factor * (weighted + total * change) if factor > 0.0 else 0.0
@@ -154,6 +157,7 @@ def row_part(row, size, scale, spread, moments, keep, room, notes):
                 total *= factor
                 peak, state = top, level_of(top, scale)
                 s, u, q, z, near, unit = sums(x, n, peak, scale, state, spread, moments, near, keep, after(room, at))
+            sharp = max(sharp, s + SHARP)
         if keep:
             put(notes, NOTES * (at // tile), np.float64(peak))
             put(notes, NOTES * (at // tile) + 1, unit)
