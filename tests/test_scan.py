@@ -259,6 +259,36 @@ def same_bits(got, want):
     np.testing.assert_array_equal(np.signbit(got) & ~np.isnan(got), np.signbit(want) & ~np.isnan(want))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "layout, shape",
+    [("TN", (300,)), ("TN", (40, 7)), ("TN", (20, 1030)), ("NT", (9, 150)), ("NT", (2, 1100)), ("NT", (3, 5))],
+)
+@pytest.mark.parametrize("last", [False, True])
+def test_masks_without_other_options(compiled, dtype, layout, shape, last):
+    """Few and many streams, short and long ones, with what is kept at random, in runs, all of it and nothing."""
+    rng = np.random.default_rng(len(shape))
+    rewards, values = rng.standard_normal((2, *shape))
+    ends = rng.random(shape) < 0.05
+    streams = 1 if len(shape) == 1 else shape[layout == "TN"]
+    after = rng.standard_normal(streams).astype(dtype) if last else None
+    place, eps = np.arange(rewards.size).reshape(shape), float(np.finfo(dtype).eps)
+    for mask in (
+        rng.random(shape) < 0.3,
+        rng.random(shape) < 0.95,
+        place % 257 < 180,
+        place % 300 > 20,
+        place >= 0,
+        place < 0,
+    ):
+        r, v = (np.where(mask, x, NAN).astype(dtype) for x in (rewards, values))
+        options = {"mask": mask, "layout": layout, "last_values": after}
+        got, want = (gae(r, v, ends, backend=name, **options) for name in (compiled, "numpy"))
+        for g, w in zip(got, want, strict=True):
+            assert g.dtype == dtype and not g[~mask].any()
+            np.testing.assert_allclose(g, w, rtol=8 * eps, atol=16 * eps)
+
+
 @pytest.mark.parametrize("option", ["none", "final", "next", "next, uncut"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("odd", [False, True])

@@ -23,8 +23,9 @@ from . import whole as whole
 from .calls import pointwise_ready as pointwise_ready
 from .elements import beyond_single, pointwise_kernel
 from .group import group_kernels
+from .kept import along_kept, sweep_kept
 from .packed import packed_kernel
-from .recurrence import along, scan_kernel, sweep, walk
+from .recurrence import along, scan_kernel, sweep, walk, way
 from .row import row_kernels
 from .row_loops import BRIEF, NO_ROOMS, row_rooms
 from .row_policy import policy_kernel, policy_rule
@@ -129,16 +130,14 @@ def scan(
 ) -> None:
     dtype, streams = DTYPES[rewards.dtype.char], len(rewards) if layout == "NT" else rewards.shape[1]
     last_values = NOTHING[dtype] if last_values is None else last_values
-    plain = next_values is None and truncated is None and mask is None and (values is None) == (returns is None)
-    valued, absent = not plain or values is not None, NO_NUMBERS[dtype]
+    few = next_values is None and truncated is None and (values is None) == (returns is None)
+    plain = few and mask is None
+    valued, absent = not (few if offsets is None else plain) or values is not None, NO_NUMBERS[dtype]
     values, returns = absent if values is None else values, absent if returns is None else returns
-    if plain and offsets is None:
-        if layout == "TN" and streams > 1:
-            scan_kernel(sweep, kind, dtype, valued)(rewards, values, last_values, terminated, gamma, lam, out, returns)
-        else:
-            scan_kernel(along, kind, dtype, valued)(
-                rewards, values, last_values, terminated, gamma, lam, out, returns, streams
-            )
+    if few and offsets is None:
+        flags = (terminated,) if mask is None else (terminated, mask)
+        loop, count = way(mask is not None, layout, streams)
+        scan_kernel(loop, kind, dtype, valued)(rewards, values, last_values, *flags, gamma, lam, out, returns, *count)
         return
     next_values, final_values = (absent if x is None else x for x in (next_values, final_values))
     truncated, mask = (NO_FLAGS if x is None else x for x in (truncated, mask))
@@ -184,4 +183,6 @@ def warmup() -> None:
         for kind in family("scan"):
             for loop in (sweep, along, walk):
                 scan_kernel(loop, kind, real, loop is walk or kind == "gae")
+        for masked in (sweep_kept, along_kept):
+            scan_kernel(masked, "gae", real, True)
         group_kernels(real)

@@ -1,7 +1,8 @@
-"""Recurrences backwards over time: three ways to walk, each without a test inside that is the same for all elements.
+"""Recurrences backwards over time: ways to walk, each without a test inside that is the same for all elements.
 
 sweep   many streams that are neighbours in memory, without options: a vector of streams steps together (streams.py)
 along   streams whose steps are neighbours, without options: a vector of steps of one
+…_kept  the same with a mask and no other option (kept.py)
 walk    any layout, every option: what is absent is read from a constant, what is not wanted written to a spare place
 """
 
@@ -13,6 +14,7 @@ from numba import types
 
 from .access import fma, get, likely, put, read, scratch, shift, start, write
 from .compiling import CONTRACT, filled, given, inlined, jit, rules, vector_registers
+from .kept import along_kept, along_runs, has_runs, kept_lanes, kept_some, leave_out, picked, sweep_kept
 from .lanes import LANES, alone, clear, either, give, lanes, later, leading, none_of, only, spreads, take
 from .streams import ahead, downwards, give_both, lead, sweep, sweep_lanes, sweep_rows, two_steps
 
@@ -212,13 +214,21 @@ def walk(
                 walk_line(inputs, flags, once, outputs, columns, moves, chosen, gamma, lam)
 
 
+def way(masked: bool, layout: str, streams: int) -> tuple[Any, tuple[int, ...]]:
+    """How streams without options but a mask are walked, and what that is told beside arrays and numbers."""
+    side_by_side = layout == "TN" and streams > 1
+    if side_by_side:
+        return sweep_kept if masked else sweep, ()
+    return along_kept if masked else along, (streams,)
+
+
 # What a rule is given by line, and by two_steps.
 IN_LINE, SIDE_BY_SIDE = ((lanes,) * count + (types.float64,) * (8 - count) for count in (3, 4))
 
 
 @cache
 def scan_kernel(loop: Any, kind: str, dtype: str, valued: bool) -> Any:
-    """sweep, along or walk, compiled for one recurrence and one dtype of arrays."""
+    """A way to walk, compiled for one recurrence and one dtype of arrays."""
     bind, name = rules(), f"{kind}_{dtype}_{'values' if valued else 'alone'}"
     free: dict[str, Any] = {
         "step": getattr(bind.rules, f"scan_{kind}"),
@@ -227,6 +237,7 @@ def scan_kernel(loop: Any, kind: str, dtype: str, valued: bool) -> Any:
         "no_flag": np.uint8(0),
         "one_flag": np.uint8(1),
         "valued": valued,
+        "KEPT": KEPT,
         "size": np.dtype(dtype).itemsize,
     }
     # With AVX2 alone: elsewhere a vector has two doubles, or eight, of which LLVM's own loop makes use.
@@ -241,8 +252,9 @@ def scan_kernel(loop: Any, kind: str, dtype: str, valued: bool) -> Any:
     if loop is walk:
         arguments = [real, real, real, real, one, flags, flags, flags, number, number, types.boolean, written, written]
     else:
-        arguments = [real, real, one, flags, number, number, written, written]
-        arguments += [types.intp] if loop is along else []
+        masks = [flags] if loop in (sweep_kept, along_kept) else []
+        arguments = [real, real, one, flags, *masks, number, number, written, written]
+        arguments += [types.intp] if loop in (along, along_kept) else []
     return bind.drive(loop, name, jit(types.void(*arguments), fastmath=CONTRACT), **free)
 
 
@@ -250,4 +262,6 @@ PARTS = {
     sweep: (lead, ahead, downwards, sweep_rows, two_steps, give_both, sweep_lanes),
     along: (link, down, fourth, line),
     walk: (part, moving, advance, walk_row, walk_line),
+    sweep_kept: (kept_some, kept_lanes),
+    along_kept: (link, down, fourth, line, has_runs, leave_out, along_runs, picked),
 }
