@@ -22,6 +22,8 @@
 #endif
 #elif !defined(AS_BUILT) && FA_VECTOR != 16
 #error "there are no vectors of 16 bytes"
+#elif defined(EMULATED) && FA_VECTOR != 64
+#error "there are no vectors of 64 bytes"
 #endif
 
 #define MOST 600
