@@ -19,6 +19,7 @@ KINDS = {"float32": "f32", "float64": "f64", "uint16": "bf16", **HALVES}
 NATIVE = {np.dtype(name): kind for name, kind in KINDS.items() if name != "bfloat16"}  # a name takes a sixth of a call
 
 UNCHANGING = frozenset({bool, int, float, np.float64, str, type(None), ModuleType})
+IN_HAND = frozenset({np.ndarray, list})  # types whose every instance is on the host
 ABSENT = object()
 
 Result = TypeVar("Result")

@@ -133,7 +133,7 @@ def automatic() -> "Engine":
 def extension(backend: str | None, or_numba: bool = False) -> Any:
     """The extension's build, if that computes host arrays for ``backend``, or None; or Numba's module of its kind.
 
-    Functions "…_ready" take whole calls of arrays that need no preparation, and return None for all others.  The
+    Functions "…_ready" take whole calls of arrays that need little preparation, and return None for all others.  The
     extension's look for FASTALIGN_BACKEND themselves.
     """
     global _extension

@@ -1,7 +1,7 @@
 """A pointwise rule over the caller's arrays: checked, allocated, walked.
 
-Options and arrays that need no preparation are recognised by the extension itself, in a fraction of the microseconds
-that Python takes for it; all others, and every error, go the long way.
+Options and arrays that need no preparation are recognised by the extension itself, and small ones cast by it, in a
+fraction of the microseconds that Python takes for it; all others, and every error, go the long way.
 """
 
 import math
@@ -131,7 +131,7 @@ class Rules:
         self, options: tuple[Any, ...], given: tuple[Any, ...], mask: Any, out: Any, backend: str | None
     ) -> Any:
         rule = self._rule(*options)
-        core = extension(None) if backend is None and type(given[0]) is np.ndarray else None
+        core = extension(None) if backend is None and type(given[0]) in arrays.IN_HAND else None
         if core is None or not arrays.UNCHANGING.issuperset(map(type, options)):
             return rule.call(given, mask, out, backend)
         if self._again is None:

@@ -82,7 +82,7 @@ def _forward(
     moments: tuple[bool, bool, bool] = (False, False, False),
 ) -> TokenLogProbs:
     """``name`` is what the caller calls the tokens; ``out`` is for logp; ``moments``: which of the last three."""
-    core = extension(backend, True) if type(logits) is np.ndarray else None
+    core = extension(backend, True) if type(logits) in arrays.IN_HAND else None
     if core is not None:
         ids, kept = countable(tokens, mask, ignore_index, out)
         plain = logits, ids, temperature, kept
@@ -111,16 +111,18 @@ def _forward(
 def countable(tokens: Any, mask: Any, ignore_index: Any, out: Any = None) -> tuple[Any, Any]:
     """Tokens and mask as a whole call takes them, where a cast is all they lack, or ignore_index stands for a mask.
 
-    Else (None, None), which it does not take; what is wrong is said on the long way.  Copies share no memory with
-    ``out``, so what they are of must not.
+    Else as they are, or (None, None), which it does not take; what is wrong is said on the long way.  Copies share no
+    memory with ``out``, so what they are of must not.
     """
-    if type(tokens) is not np.ndarray or (ignore_index is None and tokens.dtype is INT64):
+    if ignore_index is None and (type(tokens) is not np.ndarray or tokens.dtype is INT64):
         return tokens, mask
+    if type(tokens) is not np.ndarray:
+        return None, None
     plain = mask is None or (type(mask) is np.ndarray and mask.dtype == np.bool_ and mask.shape == tokens.shape)
     if out is not None and type(out) is not np.ndarray:  # NumPy would ask it for an array
         return None, None
     if not plain or tokens.dtype.kind not in "iu" or tokens.dtype == np.uint64:  # which would wrap
-        return None, None
+        return (tokens, mask) if ignore_index is None else (None, None)
     if out is not None and any(x is not None and np.may_share_memory(out, x) for x in (tokens, mask)):
         return None, None
     if ignore_index is not None:
@@ -193,7 +195,7 @@ def token_log_probs_grad(
     >>> token_log_probs_grad(x, [1], [1.0]).round(6).tolist()
     [[-0.085369, 0.767943, -0.630796, 0.0, -0.051779]]
     """
-    core = extension(backend, True) if type(logits) is np.ndarray else None
+    core = extension(backend, True) if type(logits) in arrays.IN_HAND else None
     if core is not None:
         ids, kept = countable(tokens, mask, ignore_index, out)
         reals = grad_logp, grad_lse, grad_entropy, lse, entropy, grad_sum_p2, grad_mean_logit

@@ -1,11 +1,12 @@
 """Pointwise calls taken whole: recognised, walked, and what they return put together.
 
-A call that is not plain, or wrong, is given back as None before anything was written, for others to cast or to explain.
+A call that is neither plain nor made so by casts.pxi, or wrong, is given back as None before anything was written, for
+others to cast or to explain.
 """
 
 
 cdef class Call:
-    """One pointwise rule with checked options: of arrays that need no preparation, what fastalign's Rule returns.
+    """One pointwise rule with checked options: of arrays that need little preparation, what fastalign's Rule returns.
 
     ``rates`` are (name, tally) pairs, or None: no metrics.
     """
@@ -32,7 +33,19 @@ cdef class Call:
             for k, (_, tally) in enumerate(rates):
                 self.tally[k] = tally
 
-    cpdef object ready(self, tuple given, mask, out):
+    def ready(self, tuple given, mask, out):
+        """The whole call, of arrays that are plain, or small ones that can be made so."""
+        done = self.plain(given, mask, out)
+        return done if done is not None else self.cast(given, mask, out)
+
+    cdef object cast(self, tuple given, mask, out):
+        """The whole call, if some arrays are not plain and all can be made so."""
+        if len(given) != self.kind.inputs:
+            return None
+        made = cast_all((*given, mask), ALL_REALS + (FA_INPUTS - self.kind.inputs), out)
+        return None if made is None else self.plain(made[:len(given)], made[len(given)], out)
+
+    cdef object plain(self, tuple given, mask, out):
         """The whole call, if all arrays are plain, of one shape and dtype."""
         cdef fa_pointwise work
         cdef plain_array first, kept
@@ -80,6 +93,15 @@ cdef class Call:
         As many rows have their own tallies as fit into ``cached`` bytes, as in policy_rows.py; from ``limit`` elements
         on blocks of them are divided among threads.
         """
+        done = self.rows_plain(logits, tokens, old, advantages, temperature, mask, entropy_coef, out, limit, cached)
+        if done is not None:
+            return done
+        a = cast_all((logits, tokens, old, advantages, mask), b"linnf", out)
+        return None if a is None else self.rows_plain(
+            a[0], a[1], a[2], a[3], temperature, a[4], entropy_coef, out, limit, cached)
+
+    cdef object rows_plain(self, logits, tokens, old, advantages, temperature, mask, entropy_coef, out,
+                           Py_ssize_t limit, Py_ssize_t cached):
         cdef row_work work
         cdef policy_work policy
         cdef plain_rows rows
@@ -194,7 +216,9 @@ cdef class Again:
         if backend is None:
             for pair in self.kept:
                 if same(options, (<tuple> pair)[0]):
-                    done = (<Call> (<tuple> pair)[1]).ready(given, mask, out)
+                    done = (<Call> (<tuple> pair)[1]).plain(given, mask, out)
+                    if done is None:
+                        done = (<Call> (<tuple> pair)[1]).cast(given, mask, out)
                     if done is not None:
                         return done
                     break
@@ -203,6 +227,8 @@ cdef class Again:
 
 cdef enum:
     KEPT_OPTIONS = 4
+
+cdef const char *ALL_REALS = b"rrrrf"  # as many as FA_INPUTS, and the mask
 
 
 cdef bint same(tuple a, tuple b) noexcept:

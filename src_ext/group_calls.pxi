@@ -101,6 +101,14 @@ cdef int mean_of(reduction) noexcept:
 
 def group_reduce_ready(logp, mask, cu_seqlens, reduction):
     """sequence_log_probs; None where anything is unusual or wrong."""
+    done = reduce_plain(logp, mask, cu_seqlens, reduction)
+    if done is not None:
+        return done
+    a = cast_all((logp, mask, cu_seqlens), b"rfi", None)
+    return None if a is None else reduce_plain(a[0], a[1], a[2], reduction)
+
+
+cdef object reduce_plain(logp, mask, cu_seqlens, reduction):
     cdef fa_segments work
     cdef plain_array x, kept
     cdef cnp.npy_intp count
@@ -124,6 +132,14 @@ def group_reduce_ready(logp, mask, cu_seqlens, reduction):
 
 def group_spread_ready(grad, shape, mask, cu_seqlens, reduction):
     """sequence_log_probs_grad, likewise; the shape may be that of the mask, or the end of cu_seqlens."""
+    done = spread_plain(grad, shape, mask, cu_seqlens, reduction)
+    if done is not None:
+        return done
+    a = cast_all((grad, mask, cu_seqlens), b"rfi", None)
+    return None if a is None else spread_plain(a[0], shape, a[1], a[2], reduction)
+
+
+cdef object spread_plain(grad, shape, mask, cu_seqlens, reduction):
     cdef fa_segments work
     cdef plain_array g, like, kept
     cdef cnp.npy_intp[2] axes

@@ -1,5 +1,6 @@
 """The shapes, compiled for one instruction set.  Arrays arrive checked; nothing is allocated or returned."""
 
+cimport cython
 cimport numpy as cnp
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_New, PyTuple_SET_ITEM
@@ -8,6 +9,8 @@ from libc.math cimport INFINITY, NAN, exp, fabs, isfinite
 from libc.stddef cimport ptrdiff_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
+
+from numpy import may_share_memory
 
 from fastalign import threads as pool
 
@@ -490,11 +493,23 @@ cdef void *behind(const void *array, Py_ssize_t skipped) noexcept nogil:
 
 def scan_ready(str kind, rewards, values, next_values, final_values, last_values, terminated, truncated, mask, gamma,
                lam, layout, cu_seqlens, out, Py_ssize_t limit):
-    """The checks, the outputs and the scan of arrays that need no cast, in a few hundred nanoseconds; from ``limit``
+    """The checks, the outputs and the scan, in a few hundred nanoseconds of arrays that need no cast; from ``limit``
     elements on divided among threads.
 
     None if anything is unusual or wrong, for others to cast or to explain.
     """
+    done = scan_plain(kind, rewards, values, next_values, final_values, last_values, terminated, truncated, mask, gamma,
+                      lam, layout, cu_seqlens, out, limit)
+    if done is not None:
+        return done
+    given = rewards, values, next_values, final_values, last_values, terminated, truncated, mask, cu_seqlens
+    a = cast_all(given, b"rrrrefffi", out)
+    return None if a is None else scan_plain(
+        kind, a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], gamma, lam, layout, a[8], out, limit)
+
+
+cdef object scan_plain(str kind, rewards, values, next_values, final_values, last_values, terminated, truncated, mask,
+                       gamma, lam, layout, cu_seqlens, out, Py_ssize_t limit):
     cdef fa_scan work
     cdef plain_array like, other, target
     cdef const void **places[4]
@@ -595,6 +610,7 @@ cdef void *writable(cnp.ndarray array) except? NULL:
 
 
 include "plain.pxi"
+include "casts.pxi"
 include "row_calls.pxi"
 include "call.pxi"
 include "group_calls.pxi"

@@ -55,7 +55,30 @@ cdef extern from *:
     #endif
         return i == count;
     }
+
+    static int fa_integers(PyObject *list, Py_ssize_t count, int bools, long long *to)
+    {
+        Py_ssize_t i = 0;
+        int beyond = 0;
+    #ifdef Py_GIL_DISABLED
+        Py_BEGIN_CRITICAL_SECTION(list);
+    #endif
+        if (PyList_GET_SIZE(list) == count)
+            for (; i < count; i++) {
+                PyObject *const x = PyList_GET_ITEM(list, i);
+                if (Py_TYPE(x) == &PyLong_Type) to[i] = PyLong_AsLongLongAndOverflow(x, &beyond);
+                else if (bools && Py_TYPE(x) == &PyBool_Type) to[i] = x == Py_True;
+                else break;
+                if (beyond) break;
+            }
+        else i = -1;
+    #ifdef Py_GIL_DISABLED
+        Py_END_CRITICAL_SECTION();
+    #endif
+        return i == count;
+    }
     """
+    bint fa_integers(list numbers, Py_ssize_t count, bint bools, long long *to) noexcept
     bint fa_numbers(list numbers, Py_ssize_t count, double *to) noexcept
     object FA_NEW(object type_, Py_ssize_t size)
     unsigned long long fa_flags_of_long(const unsigned long long *x, Py_ssize_t n, unsigned char *flags) noexcept

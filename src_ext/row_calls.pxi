@@ -247,6 +247,16 @@ def row_forward_ready(result, logits, tokens, temperature, mask, bint entropy, b
 
     From ``limit`` elements on it is divided among threads.
     """
+    done = forward_plain(result, logits, tokens, temperature, mask, entropy, sum_p2, mean_logit, top1, out, limit)
+    if done is not None:
+        return done
+    a = cast_all((logits, tokens, mask), b"lif", out)
+    return None if a is None else forward_plain(
+        result, a[0], a[1], temperature, a[2], entropy, sum_p2, mean_logit, top1, out, limit)
+
+
+cdef object forward_plain(result, logits, tokens, temperature, mask, bint entropy, bint sum_p2, bint mean_logit,
+                          bint top1, out, Py_ssize_t limit):
     cdef row_work work
     cdef plain_rows rows
     cdef plain_array target
@@ -286,13 +296,21 @@ def row_backward_ready(logits, tokens, tuple reals, temperature, mask, out, Py_s
     ``reals`` are grad_logp, grad_lse, grad_entropy, lse, entropy, grad_sum_p2, grad_mean_logit; all but the first may
     be None.  ``out`` may be the logits themselves.  From ``limit`` elements on it is divided among threads.
     """
+    if reals[0] is None:
+        return None
+    done = backward_plain(logits, tokens, reals, temperature, mask, out, limit)
+    if done is not None:
+        return done
+    a = cast_all((logits, tokens, mask, *reals), b"lifnnnnnnn", out)
+    return None if a is None else backward_plain(a[0], a[1], a[3:], temperature, a[2], out, limit)
+
+
+cdef object backward_plain(logits, tokens, tuple reals, temperature, mask, out, Py_ssize_t limit):
     cdef row_work work
     cdef plain_rows rows
     cdef plain_array one
     cdef (const void *)[7] places
     cdef int k, threads
-    if reals[0] is None:
-        return None
     counts = look_at_rows(logits, tokens, temperature, mask, &rows, &work)
     if counts is None:
         return None

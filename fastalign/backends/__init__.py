@@ -37,7 +37,7 @@ takes_policy_rows(columns)
 
 says so.
 
-And, where a pointwise rule's whole call can be taken of arrays that need no cast,
+And, where a pointwise rule's whole call can be taken of arrays that need no cast, or few,
 
 pointwise_ready(rule)
 

@@ -32,7 +32,7 @@ NO_PARTS = np.empty((0, PART))
 
 
 def scan_ready(
-    kind: str, rewards: Array, values: Any, next_values: Any, final_values: Any, last_values: Any, terminated: Any,
+    kind: str, rewards: Any, values: Any, next_values: Any, final_values: Any, last_values: Any, terminated: Any,
     truncated: Any, mask: Any, gamma: Any, lam: Any, layout: Any, cu_seqlens: Any, out: Any, limit: int,
 ) -> tuple[Array, ...] | None:  # fmt: skip
     """Without options but a mask; of several rows, which threads may divide, fewer elements than ``limit``.
@@ -40,6 +40,8 @@ def scan_ready(
     Large ones as well: what leaves nothing of Python in the caches, 128 x 4096 float32, takes 0.15 ms of 0.75 less so.
     """
     if not (next_values is final_values is truncated is cu_seqlens is None) or layout not in ("TN", "NT"):
+        return None
+    if type(rewards) is not np.ndarray:
         return None
     if not (type(gamma) is type(lam) is float and 0.0 <= gamma <= 1.0 and 0.0 <= lam <= 1.0):
         return None
@@ -89,8 +91,10 @@ def _known() -> Callable[[Array, int], bool]:
     return jit(types.boolean(given("int64"), types.intp))(_tokens_known)
 
 
-def _rows(logits: Array, tokens: Any, temperature: Any, mask: Any, limit: int) -> Any:
+def _rows(logits: Any, tokens: Any, temperature: Any, mask: Any, limit: int) -> Any:
     """Kind, character of the results' dtype, logits as rows, tokens, mask and scale; or None."""
+    if type(logits) is not np.ndarray:
+        return None
     dtype, shape = logits.dtype, logits.shape
     kind, real = KINDS.get(dtype.num, ("", ""))
     if not kind or not shape or not 0 < logits.size < limit or not plain(logits, dtype, shape):
@@ -110,7 +114,7 @@ def _rows(logits: Array, tokens: Any, temperature: Any, mask: Any, limit: int) -
 
 
 def row_forward_ready(
-    result: Any, logits: Array, tokens: Any, temperature: Any, mask: Any, entropy: bool, sum_p2: bool,
+    result: Any, logits: Any, tokens: Any, temperature: Any, mask: Any, entropy: bool, sum_p2: bool,
     mean_logit: bool, top1: bool, out: Any, limit: int,
 ) -> Any:  # fmt: skip
     found = _rows(logits, tokens, temperature, mask, limit) if out is None else None
@@ -129,7 +133,7 @@ def row_forward_ready(
 
 
 def row_backward_ready(
-    logits: Array, tokens: Any, reals: tuple[Any, ...], temperature: Any, mask: Any, out: Any, limit: int
+    logits: Any, tokens: Any, reals: tuple[Any, ...], temperature: Any, mask: Any, out: Any, limit: int
 ) -> Array | None:
     """``reals``: the gradients of logp, lse and entropy, lse and entropy, the gradients of Σp² and the mean logit."""
     found = _rows(logits, tokens, temperature, mask, limit)
