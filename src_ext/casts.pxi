@@ -5,7 +5,7 @@ Python takes 20 to 100 us for it.  What is wrong, may be, or may warn, is left t
 
 cdef enum:
     SMALL_SIZE = 1 << 16  # elements: a call that declines them after all has them cast again
-    PIECE_BYTES = 1 << 16  # as WORTH in fastalign/logits.py: rows that lie apart are read where they are
+    PIECE_BYTES = 1 << 16  # of logits whose rows lie in no order that row_work knows: larger ones are walked in pieces
     TO_BE_FOUND = -1
 
 
@@ -147,9 +147,10 @@ cdef object plain_integers(cnp.ndarray x):
 
 cdef object plain_logits(cnp.ndarray x):
     cdef plain_array found
+    cdef row_spaces spaces
     cdef int type_ = cnp.PyArray_TYPE(x)
     if type_ in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE, cnp.NPY_FLOAT16) or fa_holds_bfloat16(x):
-        if look(x, &found):
+        if look_rows(x, &found, &spaces):
             return x
         few = cnp.PyArray_NBYTES(x) < PIECE_BYTES
         return cnp.PyArray_NewCopy(x, cnp.NPY_CORDER) if few and cnp.PyArray_ISNOTSWAPPED(x) else None
