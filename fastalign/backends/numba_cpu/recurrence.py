@@ -240,8 +240,9 @@ def scan_kernel(loop: Any, kind: str, dtype: str, valued: bool) -> Any:
         "KEPT": KEPT,
         "size": np.dtype(dtype).itemsize,
     }
-    # With AVX2 alone: elsewhere a vector has two doubles, or eight, of which LLVM's own loop makes use.
-    free["spreading"] = vector_registers() == "y" and spreads(free["step"], SIDE_BY_SIDE)
+    # With AVX2 alone: elsewhere a vector has two doubles, or eight, of which LLVM's own loop makes use; with a mask none.
+    spreading = vector_registers() == "y" or loop is sweep_kept
+    free["spreading"] = spreading and spreads(free["step"], SIDE_BY_SIDE)
     for part_of in PARTS[loop]:
         if part_of is line and not spreads(free["step"], IN_LINE):
             free["line"] = free["down"]
