@@ -212,6 +212,8 @@ def _at_once(
             return None
         if type(other) is not np.ndarray or other.dtype != logits.dtype or len(other) != len(logits):
             return None
+        if logits.dtype.kind in "biu" and logits.dtype != np.uint16:  # gradients are of another dtype
+            return None
     core = extension(backend, True)
     if core is None or any(x is not None and type(x) is not np.ndarray for x in refs):
         return None

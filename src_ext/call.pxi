@@ -42,7 +42,7 @@ cdef class Call:
         """The whole call, if some arrays are not plain and all can be made so."""
         if len(given) != self.kind.inputs:
             return None
-        made = cast_all((*given, mask), ALL_REALS + (FA_INPUTS - self.kind.inputs), out)
+        made = cast_all((*given, mask), b"r" * len(given) + b"f", out)
         return None if made is None else self.plain(made[:len(given)], made[len(given)], out)
 
     cdef object plain(self, tuple given, mask, out):
@@ -227,8 +227,6 @@ cdef class Again:
 
 cdef enum:
     KEPT_OPTIONS = 4
-
-cdef const char *ALL_REALS = b"rrrrf"  # as many as FA_INPUTS, and the mask
 
 
 cdef bint same(tuple a, tuple b) noexcept:

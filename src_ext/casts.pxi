@@ -62,6 +62,8 @@ cdef tuple cast_all(tuple given, const char *kinds, out):
 
 cdef object read(x, char kind):
     """A list, a tuple or a number as np.asarray reads it, but for lists of real numbers in float64; or None."""
+    if isinstance(x, (list, tuple)) and len(x) > SMALL_SIZE:
+        return None
     made = read_list(<list> x, kind) if type(x) is list else None
     if made is None and isinstance(x, (list, tuple, float, int, cnp.generic)):
         return cnp.PyArray_FROM_O(x)
@@ -78,7 +80,7 @@ cdef object read_list(list x, char kind):
         return None
     numbers, nested = x[0], type(x[0]) is list
     count = len(<list> numbers) if nested else rows
-    if count == 0:
+    if count == 0 or rows * (count if nested else 1) > SMALL_SIZE:
         return None
     first = (<list> numbers)[0] if nested else numbers
     if not integers and type(first) not in (float, int):  # all may be NumPy's float32, or bools

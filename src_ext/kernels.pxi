@@ -599,7 +599,7 @@ cdef void lay_out(fa_scan *work, Py_ssize_t rows, Py_ssize_t columns, bint time_
 
 
 cdef const void *address(cnp.ndarray array) noexcept:
-    """Where a contiguous array lies; NULL for None and for an empty one."""
+    """Where an array that is contiguous, or whose rows are, begins; NULL for None and for an empty one."""
     return NULL if array is None or cnp.PyArray_SIZE(array) == 0 else cnp.PyArray_DATA(array)
 
 

@@ -1,4 +1,4 @@
-"""Rows: the kinds of logits told apart, and whole calls of those that need no cast."""
+"""Rows: the kinds of logits told apart, and whole calls of those that are plain, or made so by casts.pxi."""
 
 
 cdef int kind_of(str kind) except -1:
@@ -38,7 +38,7 @@ cdef void read_rows(row_work *work, logits, tokens, mask, double scale):
 
 
 cdef void write_rows(row_work *work, out):
-    """Where gradients go: as many rows, spaced evenly."""
+    """Where gradients go: as many rows, spaced evenly, as those of the logits are, which may go backwards."""
     work.out, work.out_far = writable(out), out.strides[0] // out.itemsize
 
 

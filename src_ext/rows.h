@@ -68,7 +68,7 @@
 
 #define FA_ROW_FIRST 256      /* elements searched for the first peak */
 #define FA_ROW_BOUND 65536.0f /* of a tile's sum of exponentials: the peak is at most 16 octaves too low */
-#define FA_ROW_SHARP 256      /* of a tile's sum, beyond those seen before: some element may be far above the peak (k) */
+#define FA_ROW_SHARP 256      /* of a tile's sum, beyond those seen by this peak: some element may be far above it (k) */
 #define FA_ROW_ABOVE 4        /* nats: how far */
 #define FA_ROW_TILE 8192      /* bytes: on the way there and back, a tile and its copy stay in L1 */
 #if FA_VECTOR == 16

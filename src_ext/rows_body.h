@@ -446,6 +446,7 @@ FA_INLINE fa_row NAME(fa_fold)(const STORED *x, ptrdiff_t n, double scale, int w
                 return at ? fa_row_merge(row, raised, scale) : raised;
             }
             row = raised;
+            sharp = FA_ROW_SHARP;
         }
         if (sums.total > sharp) sharp = sums.total + FA_ROW_SHARP;
         if (spans) {

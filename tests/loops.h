@@ -1,5 +1,5 @@
 /* Scans and losses as a build's loops see them, against plain loops in double; all arrays end where no memory may be
- * touched.  The exit status is 0, or the line of what is off. */
+ * touched.  The exit status is 0, or 1, and the line of what is off is printed. */
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -284,3 +284,23 @@ def test_few_logits_go_by_whole_calls_with_the_same_bits(compiled, monkeypatch, 
     np.testing.assert_equal(got._asdict(), want._asdict())
     assert [x.dtype for x in got[1:7]] == [x.dtype for x in want[1:7]]
     assert out is None or (got.grad_chosen_logits is out[0] and got.grad_rejected_logits is out[1])
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8, np.bool_])
+def test_gradients_of_whole_numbers(backend, dtype):
+    given = inputs(vocabulary=9, dtype=np.float64)
+    for side in SIDES:
+        given[f"{side}_logits"] = given[f"{side}_logits"] > 0
+    want = dpo_loss_from_logits(
+        **given | {f"{s}_logits": given[f"{s}_logits"].astype(float) for s in SIDES}, backend=backend
+    )
+    given |= {f"{s}_logits": given[f"{s}_logits"].astype(dtype) for s in SIDES}
+    out = tuple(np.empty(given[f"{s}_logits"].shape) for s in SIDES)
+    for got in (
+        dpo_loss_from_logits(**given, backend=backend),
+        dpo_loss_from_logits(**given, out=out, backend=backend),
+    ):
+        assert got.loss == want.loss
+        np.testing.assert_array_equal(got.grad_chosen_logits, want.grad_chosen_logits)
+        np.testing.assert_array_equal(got.grad_rejected_logits, want.grad_rejected_logits)
+    assert got.grad_chosen_logits is out[0] and got.grad_rejected_logits is out[1]

@@ -202,11 +202,10 @@ def test_what_is_wrong_is_said(by_the_long_way, call):
 
 def test_a_copy_hides_no_memory_that_is_written():
     memory = np.full(80, 7, np.float32)
-    lists = [[0.0] * 40] * 2
     for x in (memory[::2], memory[39::-1], memory.view(np.float16)[1::4]):
         for out in (memory[:40].astype(np.float64), memory[:40]):
             real = np.float64 if x.dtype == np.float16 and out.dtype == np.float64 else np.float32
-            some = (x, *(np.zeros(40, real) for _ in lists))
+            some = (x, *(np.zeros(40, real) for _ in range(2)))
             if np.may_share_memory(x, out) and real == out.dtype:
                 with pytest.raises(ValueError, match="out shares memory with an input"):
                     fastalign.policy_loss(*some, out=out)
@@ -301,14 +300,18 @@ def test_the_last_value_of_one_stream(by_the_long_way, last):
             agree(got, want)
 
 
-def test_larger_ones_are_not_cast_twice(monkeypatch):
-    """What the extension would cast and then decline is left to Python at once."""
-    x = np.zeros((1 << 16) + 1, np.float32)
-    want = fastalign.kl_penalty_reward(x.astype(np.float64), x.astype(np.float64))
-    same([fastalign.kl_penalty_reward(x, x.astype(np.float64))], [want])
-    core = cython_cpu.core()
-    assert core.group_reduce_ready(x[None, :-1].astype(np.float16), None, None, "sum") is not None
-    assert core.group_reduce_ready(x[None].astype(np.float16), None, None, "sum") is None
+@pytest.mark.parametrize("kind", ["halves", "list", "tuple"])
+def test_larger_ones_are_left_to_python_at_once(kind):
+    core, large = cython_cpu.core(), np.zeros((1 << 16) + 1, np.float16)
+    made = {"halves": np.asarray, "list": np.ndarray.tolist, "tuple": tuple}[kind]
+    ends = np.zeros(large.size, np.bool_)
+    for n, taken in ((large.size - 1, True), (large.size, False)):
+        x, plain = made(large[:n]), np.zeros(n, np.float32 if kind == "halves" else np.float64)
+        options = ends[:n], None, None, 0.9, 0.9, "TN", None, None, 1 << 30
+        done = core.scan_ready("gae", x, plain, None, None, None, *options)
+        assert (done is not None) == taken
+        rows = core.group_reduce_ready(made(large[None, :n]) if kind != "tuple" else [x], None, None, "sum")
+        assert (rows is not None) == taken
 
 
 def test_the_environment_chooses_for_lists_too(monkeypatch):

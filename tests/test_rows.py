@@ -73,6 +73,22 @@ def test_the_entropy_of_a_row_with_one_likely_token(walker, dtype, columns, mome
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_the_entropy_of_a_row_whose_peak_rises_again(walker, dtype):
+    """After many elements of some weight, and one that they are nothing beside."""
+    grown, first, more = (x.ravel() for x in np.meshgrid([1.5, 3.0, 5.0], [6.0, 8.0, 10.0, 10.3], np.arange(3.0, 10.0)))
+    logits = np.random.default_rng(7).standard_normal((len(grown), 32_000)) - 20
+    logits[:, :256] = 0.0
+    logits[:, 256:2300] = grown[:, None]
+    logits[:, 16_000], logits[:, 24_000] = first, first + more
+    x = as_dtype(logits, dtype)
+    want = truth(widened("logits", x), np.zeros(len(x), np.int64))[2]
+    got = token_log_probs(x, np.zeros(len(x), np.int64), entropy=True, backend=walker).entropy
+    certain = want < 0.1
+    assert certain.any()
+    assert np.abs(got - want)[certain].max() <= 64 * np.finfo(got.dtype).eps
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_rise_by_any_number_of_octaves(walker, dtype):
     """Also by more than a power of two can hold, in one element or from there on, in whole vectors or not."""
     rises = np.concatenate([np.arange(0.0, 800.0, 7.3), np.arange(85.0, 93.0, 0.25), 2.0 ** np.arange(10, 16)])

@@ -132,9 +132,10 @@ def scan(
     last_values = NOTHING[dtype] if last_values is None else last_values
     few = next_values is None and truncated is None and (values is None) == (returns is None)
     plain = few and mask is None
-    valued, absent = not (few if offsets is None else plain) or values is not None, NO_NUMBERS[dtype]
+    by_itself = offsets is None and (plain or (few and values is not None))
+    valued, absent = not (plain or by_itself) or values is not None, NO_NUMBERS[dtype]
     values, returns = absent if values is None else values, absent if returns is None else returns
-    if few and offsets is None:
+    if by_itself:
         flags = (terminated,) if mask is None else (terminated, mask)
         loop, count = way(mask is not None, layout, streams)
         scan_kernel(loop, kind, dtype, valued)(rewards, values, last_values, *flags, gamma, lam, out, returns, *count)

@@ -1,4 +1,4 @@
-"""Recurrences with a mask and no other option.  What is free recurrence.py fills in.
+"""Recurrences with values, a mask and no other option.  What is free recurrence.py fills in.
 
 What a mask leaves out is selected away, never multiplied, and of branches on it none is left to chance: of streams that
 are neighbours a vector steps together, and takes what is kept; of one whose steps are neighbours each run that is kept
@@ -25,14 +25,13 @@ def kept_some(x, ends, kept, state, y, at, first, width, gamma, lam):
     """The step at ``at`` of streams ``first`` to ``width``, one by one; ``state``: carry, next value, and 1 until
     a step was kept."""
     for j in range(first, width):
-        value = number(get(x[1], at + j)) if valued else 0.0
+        value = number(get(x[1], at + j))
         alive = 1.0 if get(ends, at + j) == 0 else 0.0
         going = alive if get(state[2], j) == 0 else 0.0
         new = step(number(get(x[0], at + j)), value, get(state[1], j), get(state[0], j), alive, going, gamma, lam)
         keeps = get(kept, at + j) != 0
         put(y[0], at + j, new if keeps else 0.0)
-        if valued:
-            put(y[1], at + j, new + value if keeps else 0.0)
+        put(y[1], at + j, new + value if keeps else 0.0)
         if keeps:
             put(state[0], j, new)
             put(state[1], j, value)
@@ -42,21 +41,17 @@ def kept_some(x, ends, kept, state, y, at, first, width, gamma, lam):
 def kept_lanes(x, ends, kept, state, y, at, j, gamma, lam):
     """The same of a vector of streams that all have taken a step."""
     open, gone = clear(ends, at + j), clear(kept, at + j)
-    carry, follow, value = take(state[0], j), take(state[1], j), 0.0
-    if valued:
-        value = take(x[1], at + j)
+    carry, follow, value = take(state[0], j), take(state[1], j), take(x[1], at + j)
     new = step(take(x[0], at + j), value, only(open, follow), only(open, carry), 1.0, 1.0, gamma, lam)
     give(y[0], at + j, either(gone, alone(0.0), new))
-    if valued:
-        give(y[1], at + j, either(gone, alone(0.0), new + value))
-        give(state[1], j, either(gone, follow, value))
+    give(y[1], at + j, either(gone, alone(0.0), new + value))
+    give(state[1], j, either(gone, follow, value))
     give(state[0], j, either(gone, carry, new))
 
 
 def sweep_kept(rewards, values, last_values, terminated, mask, gamma, lam, out, returns):
     streams, ends, kept = rewards.shape[1], start(terminated), start(mask)
-    x = (start(rewards), start(values)) if valued else (start(rewards),)
-    y = (start(out), start(returns)) if valued else (start(out),)
+    x, y = (start(rewards), start(values)), (start(out), start(returns))
     state = scratch(0.0, BLOCK), scratch(0.0, BLOCK), scratch(no_flag, BLOCK)
     for first in range(0, streams, BLOCK * TILE):
         width = min(BLOCK * TILE, streams - first)
@@ -90,8 +85,7 @@ def leave_out(y, base, top):
     """Zeros from ``base`` to before ``top``."""
     for at in range(base, top):
         put(y[0], at, 0.0)
-        if valued:
-            put(y[1], at, 0.0)
+        put(y[1], at, 0.0)
 
 
 def along_runs(x, ends, kept, y, base, steps, follow, powers, gamma, lam):
@@ -108,7 +102,7 @@ def along_runs(x, ends, kept, y, base, steps, follow, powers, gamma, lam):
         if at < top:
             carry = link(x, ends, y, top - 1, follow, going, carry, gamma, lam)
             carry = line(x, ends, y, top - 2, at, carry, powers, gamma, lam)
-            follow, going = number(get(x[1], at)) if valued else 0.0, 1.0
+            follow, going = number(get(x[1], at)), 1.0
 
 
 def picked(x, ends, kept, y, base, steps, follow, places, gamma, lam):
@@ -123,14 +117,13 @@ def picked(x, ends, kept, y, base, steps, follow, places, gamma, lam):
         for k in range(count):
             at = get(places, k)
             carry = link(x, ends, y, at, follow, going, carry, gamma, lam)
-            follow, going = number(get(x[1], at)) if valued else 0.0, 1.0
+            follow, going = number(get(x[1], at)), 1.0
         top = bottom
 
 
 def along_kept(rewards, values, last_values, terminated, mask, gamma, lam, out, returns, streams):
     steps, factor = rewards.size // streams, step(0.0, 0.0, 0.0, 1.0, 1.0, 1.0, gamma, lam)
-    x = (start(rewards), start(values)) if valued else (start(rewards),)
-    y = (start(out), start(returns)) if valued else (start(out),)
+    x, y = (start(rewards), start(values)), (start(out), start(returns))
     ends, kept, fourths, places = start(terminated), start(mask), scratch(0.0, 1), scratch(0, PICK)
     powers, straight = (factor, fourths, fourth(factor, fourths)), factor == 0.0 or factor > KEPT
     for row in range(streams):

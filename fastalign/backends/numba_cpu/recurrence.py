@@ -2,7 +2,7 @@
 
 sweep   many streams that are neighbours in memory, without options: a vector of streams steps together (streams.py)
 along   streams whose steps are neighbours, without options: a vector of steps of one
-…_kept  the same with a mask and no other option (kept.py)
+…_kept  the same of values with a mask, and no other option (kept.py)
 walk    any layout, every option: what is absent is read from a constant, what is not wanted written to a spare place
 """
 
@@ -240,7 +240,7 @@ def scan_kernel(loop: Any, kind: str, dtype: str, valued: bool) -> Any:
         "KEPT": KEPT,
         "size": np.dtype(dtype).itemsize,
     }
-    # With AVX2 alone: elsewhere a vector has two doubles, or eight, of which LLVM's own loop makes use; with a mask none.
+    # With AVX2, or a mask: elsewhere a vector has two doubles, or eight, of which LLVM's own loop makes use.
     spreading = vector_registers() == "y" or loop is sweep_kept
     free["spreading"] = spreading and spreads(free["step"], SIDE_BY_SIDE)
     for part_of in PARTS[loop]:

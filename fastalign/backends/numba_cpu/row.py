@@ -155,7 +155,7 @@ def row_part(row, size, scale, spread, moments, keep, room, notes):
                 weighted = factor * (weighted + total * change) if factor > 0.0 else 0.0
                 squares *= factor * factor
                 total *= factor
-                peak, state = top, level_of(top, scale)
+                peak, state, sharp = top, level_of(top, scale), SHARP
                 s, u, q, z, near, unit = sums(x, n, peak, scale, state, spread, moments, near, keep, after(room, at))
             sharp = max(sharp, s + SHARP)
         if keep:

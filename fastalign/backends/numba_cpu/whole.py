@@ -53,7 +53,7 @@ def scan_ready(
         return None
     valued = values is not None
     ends, kept = kept_flags(terminated, shape), NO_MASK if mask is None else kept_flags(mask, shape)
-    if ends is None or kept is None or (valued and not plain(values, dtype, shape)):
+    if ends is None or kept is None or (not plain(values, dtype, shape) if valued else mask is not None):
         return None
     streams = 1 if axes == 1 else shape[1 if layout == "TN" else 0]
     last = NOTHING[dtype.char]
