@@ -71,11 +71,7 @@
 #define FA_ROW_SHARP 256      /* of a tile's sum, beyond those seen by this peak: some element may be far above it (k) */
 #define FA_ROW_ABOVE 4        /* nats: how far */
 #define FA_ROW_TILE 8192      /* bytes: on the way there and back, a tile and its copy stay in L1 */
-#if FA_VECTOR == 16
-#define FA_ROW_ADDED 128      /* numbers in a lane, of a tile: as many that are equal may all be rounded to one side */
-#else
-#define FA_ROW_ADDED 256
-#endif
+#define FA_ROW_ADDED 256      /* numbers in a lane, of a tile */
 #define FA_ROW_CUT 262144     /* columns; as in fastalign/backends/__init__.py */
 
 /* Bytes: a gradient as large as this, in an array of its own, goes past the caches and is not read for what it

@@ -33,7 +33,12 @@
 #else
 #define TILE_BYTES (2 * FA_ROW_TILE)
 #endif
-#define TILE TILE_LEAST(TILE_BYTES / (ptrdiff_t)sizeof(STORED), FA_ROW_ADDED * (VECTORS / 2) * WIDTH)
+#if FA_VECTOR == 16 /* half of them in a lane, of floats: those that are equal may all be rounded to one side */
+#define ADDED (sizeof(REAL) == sizeof(float) ? FA_ROW_ADDED / 2 : FA_ROW_ADDED)
+#else
+#define ADDED FA_ROW_ADDED
+#endif
+#define TILE TILE_LEAST(TILE_BYTES / (ptrdiff_t)sizeof(STORED), (ptrdiff_t)ADDED * (VECTORS / 2) * WIDTH)
 
 #if defined(KEEPS) && defined(FA_NEAR)
 #define IN_ONE_PIECE /* the powers: a half needs no such care, which costs 10 % there */
@@ -702,6 +707,7 @@ static FA_UNUSED void NAME(fa_row_back)(const STORED *x, ptrdiff_t n, double sca
 #undef STEP
 #undef TILE
 #undef TILE_BYTES
+#undef ADDED
 #undef SCHEDULED
 #undef TOTALS
 #undef TILE_LEAST

@@ -57,6 +57,8 @@ def test_recurrences(taken, monkeypatch, dtype, flag, shape, layout):
     for last in (None, RNG.standard_normal(streams).astype(dtype)):
         options = {"last_values": last, "gamma": 0.9, "layout": layout}
         same(*both(taken, monkeypatch, gae, r, v, ends, lam=0.8, **options))
+        kept = np.asarray(RNG.random(shape) < 0.6).astype(flag)
+        same(*both(taken, monkeypatch, gae, r, v, ends, mask=kept, **options))
         same(*([x] for x in both(taken, monkeypatch, discounted_returns, r, ends, **options)))
         out = np.empty_like(r), np.empty_like(r)
         got, want = both(taken, monkeypatch, gae, r, v, ends, out=out, **options)
@@ -101,7 +103,7 @@ def test_what_must_be_prepared_is_left_alone(taken):
         tokens = np.zeros(6, np.int64)
         got = token_log_probs(given, tokens, backend="numba").logp
         np.testing.assert_allclose(got, token_log_probs(x, tokens, backend="numpy").logp, rtol=1e-5)
-    for options in ({"truncated": ends}, {"mask": ~ends}, {"last_values": np.zeros(4)}, {"gamma": 1}):
+    for options in ({"truncated": ends}, {"next_values": x}, {"last_values": np.zeros(4)}, {"gamma": 1}):
         gae(x, x, ends, backend="numba", **options)
     for tokens, options in ((np.zeros(6, np.uint64), {}), (np.zeros(6, np.int64), {"temperature": 2})):
         token_log_probs(x, tokens, backend="numba", **options)
