@@ -89,7 +89,7 @@ class Logits:
     ``spaced``: rows may be spaced evenly, in memory that is not theirs.
     """
 
-    def __init__(self, x: Any, name: str = "logits", spaced: bool = False) -> None:
+    def __init__(self, x: Any, name: str, spaced: bool) -> None:
         x = arrays.take(name, x)
         if x.ndim < 1:
             raise ValueError(f"{name} has shape {x.shape}; expected at least one axis, the vocabulary last")

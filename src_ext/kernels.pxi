@@ -263,8 +263,9 @@ ctypedef struct row_work:
     Py_ssize_t room_bytes
     double scale
     Py_ssize_t rows, columns, first, last  # the last two are units, of row_forward rows
-    Py_ssize_t height  # rows of logits, and of out, that are evenly spaced, as those of the next ``height`` are
-    Py_ssize_t far, jump, out_far, out_jump  # elements from a row to the next, and from so many to the next
+    Py_ssize_t height  # so many rows, of logits and of out, are evenly spaced, and so are the next so many
+    Py_ssize_t far, jump  # elements from a row of the logits to the next, and from so many rows to the next; may be < 0
+    Py_ssize_t out_far, out_jump
     int want  # of row_parts
     void *logp
     void *lse

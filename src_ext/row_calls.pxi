@@ -38,7 +38,7 @@ cdef void read_rows(row_work *work, logits, tokens, mask, double scale):
 
 
 cdef void write_rows(row_work *work, out):
-    """Where gradients go: as many rows, spaced evenly, as those of the logits are, which may go backwards."""
+    """Where gradients go: as many rows as the logits have, spaced evenly, as those of the logits are."""
     work.out, work.out_far = writable(out), out.strides[0] // out.itemsize
 
 
