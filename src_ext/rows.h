@@ -57,8 +57,8 @@
  * k) An entropy is a difference of two sums that grow with the distance of what weighs most from the peak.  So where a
  *    tile's sum says that some element may be far above, the largest is looked for, and the peak raised: of 2,000 and
  *    32,000 logits of which one sticks out by 10 to 20, floats and doubles are off by up to 32 and 26 eps, else by 277 and
- *    148.  From sums of 32 and 2 nats on 15 and 16, but normal logits of deviation 3 take 4 to 8 % longer, now 1, float16
- *    2.  Not by the weighted mean, which costs nothing: without an entropy the bits would be others.
+ *    148.  From sums of 32 and 2 nats on 15 and 16, but normal logits of deviation 3 take 4 to 8 % longer, now 2.
+ *    Not by the weighted mean, which costs nothing: without an entropy the bits would be others.
  */
 #ifndef FASTALIGN_ROWS_H
 #define FASTALIGN_ROWS_H
