@@ -210,7 +210,7 @@ def _at_once(
     for (logits, *_), (other, *_) in zip(sides, sides[::-1], strict=True):
         if type(logits) is not np.ndarray or logits.ndim != 3 or logits.size > FEW // 2:
             return None
-        if type(other) is not np.ndarray or other.dtype != logits.dtype or len(other) != len(logits):
+        if type(other) is not np.ndarray or other.dtype != logits.dtype or other.shape[:1] != logits.shape[:1]:
             return None
         if logits.dtype.kind in "biu" and logits.dtype != np.uint16:  # gradients are of another dtype
             return None

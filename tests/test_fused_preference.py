@@ -217,6 +217,7 @@ OUT = np.zeros((5, 7, 9), np.float32)
         ({"rejected_mask": np.full((5, 4), 2)}, ValueError, r"rejected_mask\[0, 0\] is 2; expected 0 or 1"),
         ({"rejected_logits": np.zeros((5, 4, 9))}, TypeError, "rejected_logits has dtype float64; expected float32"),
         ({"rejected_logits": None}, TypeError, "rejected_logits is None"),
+        ({"rejected_logits": np.array(1, np.float32)}, ValueError, r"rejected_logits has shape \(\); expected \(batch"),
         ({"ref_chosen_logps": None}, TypeError, "only one of ref_chosen_logps and ref_rejected_logps is given"),
         ({"ref_rejected_logps": np.zeros(4)}, ValueError, r"ref_rejected_logps has shape \(4,\); expected \(5,\), one"),
         ({"ref_chosen_logps": np.zeros(5, complex)}, TypeError, "ref_chosen_logps has dtype complex128"),
