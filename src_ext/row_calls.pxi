@@ -29,6 +29,9 @@ cdef policy_loop policy_of(int kind) noexcept:
         policy_rows_f16 if kind == 2 else policy_rows_bf16
 
 
+SPACED = True  # as ``read_rows`` takes them; asked for by fastalign/backends/cython_cpu.py
+
+
 cdef void read_rows(row_work *work, logits, tokens, mask, double scale):
     memset(work, 0, sizeof(row_work))
     work.rows, work.columns = logits.shape

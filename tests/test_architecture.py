@@ -154,10 +154,12 @@ def test_all_that_is_called_of_the_extension_is_known():
     assert found <= cython_cpu.CALLED
 
 
-def test_an_extension_of_older_sources_is_refused(monkeypatch):
+@pytest.mark.parametrize("missing", ["Again", "SPACED"])
+def test_an_extension_of_older_sources_is_refused(monkeypatch, missing):
     usable("cython")
     isa = cython_cpu.isa()
-    old = SimpleNamespace(**dict.fromkeys(cython_cpu.CALLED - {"Again"}), STAMP=STAMP)
+    assert cython_cpu.load(isa).SPACED is cython_cpu.SPACED is True
+    old = SimpleNamespace(**dict.fromkeys(cython_cpu.CALLED - {missing}), STAMP=STAMP)
     monkeypatch.setitem(sys.modules, f"fastalign._core_{isa}", old)
-    with pytest.raises(ImportError, match=f"_core_{isa} was built from older sources, without Again; rebuild it: "):
+    with pytest.raises(ImportError, match=f"_core_{isa} was built from older sources, without {missing}; rebuild it: "):
         cython_cpu.load.__wrapped__(isa)

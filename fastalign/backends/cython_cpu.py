@@ -1,7 +1,8 @@
 """Backend "cython": the compiled extension, in the build that fits this processor.
 
 One source is compiled for several instruction sets; FASTALIGN_ISA overrides the choice.  An extension built from
-other formulas than those in fastalign/rules is refused, and one from before something the package now calls.
+other formulas than those in fastalign/rules is refused, and one from before something the package now calls, or SPACED:
+that read rows that lie apart as if they were contiguous, and beyond the array where these go backwards.
 """
 
 import os
@@ -17,7 +18,7 @@ ISAS = ("avx512", "avx2", "baseline")  # best first
 SPACED = True
 CALLED = frozenset(
     "Again Call group_reduce group_reduce_ready group_spread group_spread_ready numbers_ready pointwise policy_rows "
-    "row_backward row_backward_ready row_forward row_forward_ready row_parts scan scan_ready shares".split()
+    "row_backward row_backward_ready row_forward row_forward_ready row_parts scan scan_ready shares SPACED".split()
 )
 REBUILD = "rebuild it: python -m pip install -e . (in the source folder), or make build"
 
