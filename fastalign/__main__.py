@@ -1,5 +1,6 @@
 """The command: `fastalign`, or `python -m fastalign`."""
 
+import errno
 import sys
 from _thread import interrupt_main
 from threading import Timer
@@ -28,7 +29,13 @@ def main() -> None:
         sys.stderr.write(f"fastalign's commands need {error.name}: pip install typer rich matplotlib\n")
         raise SystemExit(2) from None
     heed_interrupts()
-    commands()
+    try:
+        commands()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.stderr.write(f"fastalign: cannot write: {error.strerror}\n")
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The commands: what they print, and what they answer to a shell."""
 
+import errno
 import json
 import os
 import re
@@ -96,6 +97,16 @@ def test_a_demo_of_a_backend_that_cannot_be_used_is_a_line():
     done = shell("demo", "--quick", FASTALIGN_BACKEND="cuda")
     assert done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1
     assert done.stderr.startswith("fastalign: FASTALIGN_BACKEND: backend 'cuda' cannot be used: ")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize("command", [["info"], ["--help"], ["--version"]])
+def test_a_full_disk_is_a_line_and_not_a_traceback(command):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "fastalign", *command]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment())
+    assert done.returncode == 1
+    assert done.stderr == f"fastalign: cannot write: {os.strerror(errno.ENOSPC)}\n"
 
 
 def test_without_the_extra_every_command_names_what_is_in_it():
