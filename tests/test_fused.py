@@ -21,7 +21,7 @@ def inputs(rows=23, vocabulary=700, dtype=np.float32):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("aggregation, coef", [("token_mean", 0.02), ("token_sum", 0.02), ("token_mean", 0.0)])
 def test_it_is_the_separate_calls(backend, monkeypatch, few, dtype, aggregation, coef):
-    """However many rows are walked at a time; without an entropy bonus the exponentials are kept for the way back."""
+    """However many rows are walked at a time; the exponentials are kept for the way back."""
     monkeypatch.setattr("fastalign.policy_rows.CACHED", few)
     logits, tokens, old, advantages = inputs(dtype=dtype)
     mask = np.arange(23) % 4 != 1
@@ -85,17 +85,20 @@ def hard_rows(width):
     return x, np.array([width - 1, 0, width - 1, 0, width - 1, width - 1, 0, width - 1, 0, 0, width // 2, 0])
 
 
-def hard_to_keep(backend, width, dtype, in_place):
+def hard_to_keep(backend, width, dtype, in_place, coef=0.0):
     x, tokens = hard_rows(width)
     with np.errstate(over="ignore"):
         x = np.where(np.isfinite(x), np.clip(x, -6e4, 6e4), x).astype(dtype) if dtype == np.float16 else x.astype(dtype)
     exact, real, one = x.astype(np.float64), np.float64 if dtype == np.float64 else np.float32, np.ones(len(x))
     tolerance = {np.float16: 1e-3, np.float32: 2e-6, np.float64: 1e-14}[dtype]
     # The slope is that of a ratio of 1, whatever the log-probability.
-    want = token_log_probs_grad(exact, tokens, -one, backend="numpy")
+    spread = {"grad_entropy": np.full(len(x), -coef)} if coef else {}
+    want = token_log_probs_grad(exact, tokens, -one, **spread, backend="numpy")
     forward = token_log_probs(x, tokens, backend=backend).logp
+    alone = token_log_probs_grad(x, tokens, -one.astype(real), **spread, backend=backend)
+    np.testing.assert_allclose(alone.astype(np.float64), want, atol=tolerance, rtol=0)
     named = {"clip_low": 1.0, "aggregation": "token_sum", "log_ratio_clamp": None, "backend": backend}
-    got = policy_loss_from_logits(x, tokens, forward, one, out=x if in_place else None, **named)
+    got = policy_loss_from_logits(x, tokens, forward, one, out=x if in_place else None, entropy_coef=coef, **named)
     np.testing.assert_array_equal(got.logp, forward)
     truth = token_log_probs(exact, tokens, backend="numpy").logp.astype(real)
     np.testing.assert_allclose(got.logp, truth, rtol=tolerance, atol=tolerance)
@@ -105,11 +108,12 @@ def hard_to_keep(backend, width, dtype, in_place):
     assert not got.grad_logits[nothing].any()
 
 
+@pytest.mark.parametrize("coef", [0.0, 0.1])
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("width", [2, 511, 1024, 20_000])
-def test_rows_that_are_hard_to_keep(backend, width, dtype, in_place):
-    hard_to_keep(backend, width, dtype, in_place)
+def test_rows_that_are_hard_to_keep(backend, width, dtype, in_place, coef):
+    hard_to_keep(backend, width, dtype, in_place, coef)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -73,6 +73,8 @@ from .tiles import (
     far_unit,
     folds,
     keep_step,
+    keep_sums_step,
+    kept_step,
     moments_step,
     near_sums,
     near_sums_by_parts,
@@ -83,6 +85,7 @@ from .tiles import (
     sums_step,
     tile_bends,
     tile_keep,
+    tile_keep_sums,
     tile_max,
     tile_moments,
     tile_slopes,
@@ -134,7 +137,7 @@ def sums(x, n, peak, scale, state, spread, moments, near, keep, room):
 
 
 def row_part(row, size, scale, spread, moments, keep, room, notes):
-    """With ``keep``, which asks for neither spread nor moments, the exponentials stay in the room, each tile's relative
+    """With ``keep``, which asks for no moments, the exponentials stay in the room, each tile's relative
     to the peak of its time; the notes say which that was."""
     total, weighted, squares, linear, most = 0.0, 0.0, 0.0, 0.0, -np.inf
     peak, sharp = tile_max(row, min(FIRST, size)), SHARP
@@ -217,12 +220,17 @@ def row_state(row, size, scale, spread, moments, parts, kept, keep, room, notes)
     return state
 
 
-def write_slopes(row, size, scale, peak, rest, a, b, c, d, out):
-    """out = p (a + b log p + c p) + d, with the base where log p = 0, as far as a real can say."""
+def base_of(peak, rest, scale):
+    """Where log p is nearly 0, as far as a real can say, and log p there."""
     near = real(peak + rest / scale)
     base = near if math.isfinite(near) else real(peak)
-    left = (np.float64(base) - peak) * scale - rest  # what is left over joins the factors
-    f = math.exp(left)
+    return base, (np.float64(base) - peak) * scale - rest
+
+
+def write_slopes(row, size, scale, peak, rest, a, b, c, d, out):
+    """out = p (a + b log p + c p) + d"""
+    base, left = base_of(peak, rest, scale)
+    f = math.exp(left)  # what is left over joins the factors
     octaves, slope, bend, square = real(scale * LOG2E), real((a + b * left) * f), real(b * f / LOG2E), real(c * f * f)
     for at in range(0, size, strip):
         x, n, slopes = after(row, at), min(strip, size - at), after(out, at)
@@ -240,8 +248,10 @@ def _summed(bind: Any, name: str, kind: str, fused: bool, free: dict[str, Any]) 
     free = free | {"octaves_of": made(octaves_of, CONTRACT)}
     free["reduced"] = made(reduced_fused if fused else reduced_apart, CONTRACT)
     free["factors"] = made(factors_float64 if name == "f64" else factors_float32, CONTRACT)
-    free |= {step.__name__: made(step, SUMS, kind) for step in (sum_step, sums_step, moments_step, keep_step)}
-    for loop in (tile_sum, tile_sums, tile_moments, tile_keep):
+    free |= {
+        step.__name__: made(step, SUMS, kind) for step in (sum_step, sums_step, moments_step, keep_step, keep_sums_step)
+    }
+    for loop in (tile_sum, tile_sums, tile_moments, tile_keep, tile_keep_sums):
         free[loop.__name__] = bind.drive(loop, kind, jit(**INNER), **free)
     far = {"sums": bind.drive(far_sums, kind, inlined, **free), "unit": bind.drive(far_unit, kind, inlined, **free)}
     registers = sweeps(kind)
@@ -297,7 +307,7 @@ def row_driver(kind: str) -> Any:
     free["folds"] = bind.drive(folds, name, inlined)
     for loop in (
         tile_max, tile_slopes, tile_bends, plain_sums, level_of, sums, row_part, merged, kept_part, row_state,
-        first_top, write_slopes, write_kept,
+        first_top, base_of, write_slopes, write_kept,
     ):  # fmt: skip
         free[loop.__name__] = inner(loop, **free)
         if loop is tile_bends:
@@ -321,7 +331,7 @@ def _abreast(kind: str, world: dict[str, Any]) -> dict[str, Any]:
     free = {"fall": own["exp_of_minus"], "power": own["math"].exp, "exp": double.exp, "log": double.log}
     free["zero"], free["tiny"] = world["real"](0.0), np.finfo(world["real"]).tiny
     free["step"] = 32 if vector_registers() == "z" else 16
-    for part in (is_slim, is_brief, slope_of, slope_none, straight_step):
+    for part in (is_slim, is_brief, slope_of, slope_none, straight_step, kept_step):
         free[part.__name__] = bind.drive(part, kind, inlined, **world, **free)
     return free
 

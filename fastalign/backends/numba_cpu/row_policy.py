@@ -1,11 +1,10 @@
 """A policy loss from logits and back, row by row: what is summed is multiplied while it is in the cache.
 
-As policy_rows of src_ext/fused.pxi.in, but that nothing is kept where an entropy is wanted: its slopes' exponentials
-are taken again.  512 x 32,000, ns per element, on an EPYC of 2017, to an array and in place; by forward and backward of
-1 MB of rows, which leave L2 before they are multiplied, and in place and of halves are taken twice; so; the extension:
-float32 2.0 2.4, 1.4 1.3, 1.5 1.2; float64 4.7 7.8, 3.9 3.8, 4.4 3.6; float16 2.6 2.5, 1.45 1.3, 1.55 1.45; with an
-entropy float32 2.8, 1.8, 1.2.  A row of 1000 float32 2150 ns, so 1340, float64 6360, so 3650.  The first call,
-compiled, takes 10 s for 27.
+As policy_rows of src_ext/fused.pxi.in.  512 x 32,000, ns per element, on an EPYC of 2017, to an array and in place; by
+forward and backward of 1 MB of rows, which leave L2 before they are multiplied, and in place and of halves are taken
+twice; so; the extension: float32 2.0 2.4, 1.4 1.3, 1.5 1.2; float64 4.7 7.8, 3.9 3.8, 4.4 3.6; float16 2.6 2.5, 1.45
+1.3, 1.55 1.45; with an entropy float32 2.8, 1.4 (exponentials taken twice 1.8), 1.2.  A row of 1000 float32 2150 ns, so
+1340, float64 6360, so 3650.  The first call, compiled, takes 10 s for 27.
 """
 
 import math
@@ -31,7 +30,7 @@ def policy(
     """``rule``: where the C function of one element is; of a loop for each rule a kind of logits would have as many."""
     columns, note, pull = logits.shape[1], start(notes), np.float64(real(grad_entropy))
     spread = entropy.size > 0
-    keep = room.size > 0 and not spread
+    keep = room.size > 0
     given, found = scratch(0.0, 1), scratch(0.0, 1)
     for r in range(logits.shape[0]):
         row, slopes = after(start(logits), r * columns), after(start(out), r * columns)
@@ -62,7 +61,7 @@ def policy(
         if not sound or (a == 0.0 and b == 0.0):
             fill(slopes, columns, 0.0 if sound else np.nan)
         elif keep:
-            write_kept(row, columns, scale, peak, rest, a, e, note, slopes)
+            write_kept(row, columns, scale, peak, rest, a, b, e, note, slopes)
         else:
             write_slopes(row, columns, scale, peak, rest, a, b, 0.0, 0.0, slopes)
         if sound:

@@ -270,7 +270,7 @@ def bending(kind: str, registers: str) -> Any:
 
 def sweeping(kind: str, registers: str, ahead: int = 0) -> tuple[Any, Any, Any]:
     """swept(address, n, level, what): sums of a tile of logits of one kind; what it makes of one, the peak; and
-    swept_and_kept(address, n, level, room): one sum, and the powers."""
+    swept_and_kept(address, n, level, room, what): the powers, too."""
     half = kind in ("f16", "bf16")
     real, near = "double" if kind == "f64" else "float", registers == "z" and not half
 
@@ -295,12 +295,13 @@ def sweeping(kind: str, registers: str, ahead: int = 0) -> tuple[Any, Any, Any]:
 
         return types.UniTuple(level.dtype, what.literal_value)(array, types.intp, level, what), generate
 
-    @intrinsic
-    def swept_and_kept(context, array, n, level, room):
+    @intrinsic(prefer_literal=True)
+    def swept_and_kept(context, array, n, level, room, what):
         def generate(target, builder, signature, args):
-            return generated(builder, args, 1, args[3])[0]
+            found = generated(builder, args, what.literal_value, args[3])
+            return target.make_tuple(builder, signature.return_type, found)
 
-        return level.dtype(array, types.intp, level, room), generate
+        return types.UniTuple(level.dtype, what.literal_value)(array, types.intp, level, room, what), generate
 
     @intrinsic
     def swept_one(context, x, level):

@@ -70,9 +70,22 @@ def keep_step(x, y, i, level, total):
     return total + e
 
 
+def keep_sums_step(x, y, i, level, tally):
+    v = wide(read(x, i, none)[0])
+    p, power = factors(v, level)
+    e = product(p, power)
+    write(y, i, (e,))
+    return tally[0] + e, tally[1] + e * octaves_of(v, level)
+
+
 def tile_keep(x, n, level, room):
     """tile_sum, of exponentials that stay in the room."""
     return over(n, keep_step, (x,), (room,), level, real(0.0), beside)
+
+
+def tile_keep_sums(x, n, level, room):
+    """tile_sums, of exponentials that stay in the room."""
+    return over(n, keep_sums_step, (x,), (room,), level, (real(0.0), real(0.0)), beside)
 
 
 def far_sums(x, n, level, spread, moments, keep, room):
@@ -80,6 +93,8 @@ def far_sums(x, n, level, spread, moments, keep, room):
     s, u, q, z = real(0.0), real(0.0), real(0.0), real(0.0)
     if moments:
         s, u, q, z = tile_moments(x, n, level)
+    elif spread and keep:
+        s, u = tile_keep_sums(x, n, level, room)
     elif spread:
         s, u = tile_sums(x, n, level)
     elif keep:
@@ -99,10 +114,12 @@ def near_sums(x, n, level, spread, moments, keep, room):
     s, u, q, z = real(0.0), real(0.0), real(0.0), real(0.0)
     if moments:
         s, u, q, z = swept(x, n, level, 4)
+    elif spread and keep:
+        s, u = swept_and_kept(x, n, level, room, 2)
     elif spread:
         s, u = swept(x, n, level, 2)
     elif keep:
-        s = swept_and_kept(x, n, level, room)
+        s = swept_and_kept(x, n, level, room, 1)[0]
     else:
         s = swept(x, n, level, 1)[0]
     return s, u, q, z
@@ -116,11 +133,14 @@ def near_sums_by_parts(x, n, level, spread, moments, keep, room):
         if moments:
             a, b, c, d = swept(y, m, level, 4)
             s, u, q, z = s + a, u + b, q + c, z + d
+        elif spread and keep:
+            a, b = swept_and_kept(y, m, level, after(room, at), 2)
+            s, u = s + a, u + b
         elif spread:
             a, b = swept(y, m, level, 2)
             s, u = s + a, u + b
         elif keep:
-            s += swept_and_kept(y, m, level, after(room, at))
+            s += swept_and_kept(y, m, level, after(room, at), 1)[0]
         else:
             s += swept(y, m, level, 1)[0]
     return s, u, q, z
@@ -157,6 +177,14 @@ def bend_step(x, y, i, params, nothing):
     t = (wide(read(x, i, none)[0]) - base) * octaves
     p = exp2(t)
     write(y, i, (narrow((real(0.0) if t < lowest else p * (a + b * t + c * p)) + d),))
+    return nothing
+
+
+def kept_step(x, y, i, params, nothing):
+    """A slope of the power that was kept, where it is not nothing."""
+    base, octaves, a, b = params
+    e, t = read(x[1], i, zero)[0], (wide(read(x[0], i, none)[0]) - base) * octaves
+    write(y, i, (narrow(zero if e < tiny else e * (a + b * t)),))
     return nothing
 
 
