@@ -1,15 +1,19 @@
-"""The loops written for AVX-512, also where no processor has it: every intrinsic lane by lane, by avx512_emulated.h."""
+"""The loops written for AVX-512, also where no processor has it: every intrinsic lane by lane, by avx512_emulated.h; of
+Numba's by avx512_numba.py."""
 
 import importlib.util
+import os
 import platform
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
+from conftest import usable
 
 from fastalign import rules
 from fastalign.backends import cython_cpu
@@ -63,3 +67,25 @@ def test_loops(folder, source):
     command = [*COMPILER, *FLAGS, *include, "-x", "c", str(HERE / source), "-o", str(program), "-lm"]
     subprocess.run(command, check=True)
     assert subprocess.run([program], check=False, timeout=60).returncode == 0, f"a line of {source}"
+
+
+ROWS = {
+    "test_rows_numba.py": "slopes or multiplies or every_width or powers or what_they_stand_for or sure or same_bits",
+    "test_brief_numba.py": "in_double",
+    "test_policy_numba.py": "separate",
+}
+
+
+@pytest.mark.parametrize("kinds", ["float32 or float64", "float16 or bfloat16"])
+def test_rows_of_numba(tmp_path, kinds):
+    """Those tests of rows again, by its vectors of 64 bytes."""
+    usable("numba")
+    if platform.machine().lower() not in ("x86_64", "amd64") or "avx2" not in cython_cpu.supported():
+        pytest.skip("no processor with AVX2, or no extension that could tell")
+    paths = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
+    own = {**os.environ, "PYTHONPATH": paths, "NUMBA_CACHE_DIR": str(tmp_path)}
+    wanted = f"({' or '.join(ROWS.values())}) and ({kinds})"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "avx512_numba", "-p", "no:cacheprovider", "-k", wanted]
+    done = subprocess.run([*command, *(str(HERE / name) for name in ROWS)], env=own, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "emulated: add, mask.reduce, mask.scalef, vpermi2var" in done.stdout

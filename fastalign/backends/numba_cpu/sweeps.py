@@ -58,9 +58,12 @@ class Tile:
 
     def step(self, i: Any, beside: int) -> list[tuple[Any, Any]]:
         places = [self.v.builder.add(i, i.type(k * self.v.count)) for k in range(beside)]
-        if self.kind == "bf16" and beside % 2 == 0:
+        if self.in_pairs(beside):
             return [(self.distance(x), x) for at in places[::2] for x in self.pair(at)]
         return [self.prepared(at) for at in places]
+
+    def in_pairs(self, beside: int) -> bool:
+        return self.kind == "bf16" and beside % 2 == 0
 
     def pair(self, i: Any) -> tuple[Any, Any]:
         """Every other bfloat16 of two vectors, and those between: an instruction each."""
@@ -78,12 +81,16 @@ class Tile:
         """A vector for each of the totals, from i on, or of one as far as n."""
         v, b = self.v, self.v.builder
         powers = [v.power(t) for t, _ in found]
-        for k, ((t, x), (p, root, bits), to) in enumerate(zip(found, powers, totals, strict=True)):
+        for (t, x), (p, root, bits), to in zip(found, powers, totals, strict=True):
             if bits is not None:
                 b.store(b.or_(bits, b.load(seen)), seen)
-            if self.keep is not None:
-                self.store(v.product(p, root), b.add(i, i.type(k * v.count)), n)
             self.into(t, x, p, root, to)
+        if self.keep is not None:
+            kept = [v.product(p, root) for p, root, _ in powers]
+            if self.in_pairs(len(kept)):
+                kept = [x for k in range(0, len(kept), 2) for x in v.woven(*kept[k : k + 2])]
+            for k, e in enumerate(kept):
+                self.store(e, b.add(i, i.type(k * v.count)), n)
 
     def store(self, e: Any, i: Any, n: Any = None) -> None:
         """A vector of the powers, or what of it lies before n."""
@@ -156,8 +163,8 @@ class Row(Tile):
         t = v.builder.fmul(v.builder.fsub(x, self.peak), self.octaves)
         return t if v.registers == "z" else v.largest(self.least, t)
 
-    def step(self, i: Any, beside: int) -> list[tuple[Any, Any]]:
-        return [self.prepared(self.v.builder.add(i, i.type(k * self.v.count))) for k in range(beside)]
+    def in_pairs(self, beside: int) -> bool:
+        return False
 
     def sweep_all(self, size: Any, beside: int, ahead: int) -> tuple[Any, list[list[Any]]]:
         """The peak and the totals; what is left of whole vectors is the last one, where its lanes are new."""
@@ -206,8 +213,8 @@ class Bent(Tile):
     def distance(self, x: Any) -> Any:
         return self.v.builder.fmul(self.v.builder.fsub(x, self.base), self.octaves)
 
-    def step(self, i: Any, beside: int) -> list[tuple[Any, Any]]:
-        return [self.prepared(self.v.builder.add(i, i.type(k * self.v.count))) for k in range(beside)]
+    def in_pairs(self, beside: int) -> bool:
+        return False
 
     def add(self, found: list[tuple[Any, Any]], totals: list[list[Any]], seen: Any, i: Any, n: Any = None) -> None:
         v, b = self.v, self.v.builder

@@ -139,6 +139,11 @@ class Vectors:
         found = self.builder.call(ir.InlineAsm(made, "", ",".join(held), side_effect=False), some)
         return [self.builder.extract_value(found, k) for k in range(len(some))]
 
+    def woven(self, a: Any, b: Any) -> list[Any]:
+        """The lanes of both in turn, as two vectors."""
+        order, half = [k for i in range(self.count) for k in (i, self.count + i)], ir.VectorType(INT, self.count)
+        return [self.builder.shuffle_vector(a, b, half(part)) for part in (order[: self.count], order[self.count :])]
+
     def largest(self, a: Any, b: Any) -> Any:
         """b, where it is not below a: NaN stays."""
         return self.builder.select(self.builder.fcmp_ordered("<", b, a), a, b)
