@@ -307,7 +307,8 @@ class PPOBuffer:
     def compute_advantages(self, last_value: float = 0.0) -> tuple[Array, Array]:
         """(advantages, returns) of the steps so far, float64; last_value is that of the state after the last step.
 
-        Raises TypeError for a step or last_value that is no number, None among them, ValueError where it is several.
+        Raises TypeError for a step or last_value that is no number, None among them, ValueError where it is several
+        (TypeError among others that are one).
         """
         n = len(self)
         if len(self.values) == n + 1:

@@ -1,5 +1,6 @@
 """KL divergence: exact sums, per-token estimators, the penalty of RLHF and its controller."""
 
+import math
 from typing import NamedTuple
 
 from . import arrays
@@ -52,7 +53,7 @@ def kl_estimate(
 
     Arrays of one shape, in nats; results in their dtype (halves: float32).  Masked elements (0) are not read and give
     0.  As a loss k1 trains nothing (its expected gradient is 0) and k3 follows KL(ref ‖ π); in a reward only the value
-    matters.  Infinities and NaN follow arithmetic.  ``out``: a pair that receives value and derivative.  Raises
+    matters.  Infinities and NaN follow arithmetic; a π that ``kl_divergence`` takes for 0 is 0.  ``out``: a pair that receives value and derivative.  Raises
     ValueError for shapes, an unknown estimator and overlapping arrays, TypeError for dtypes; then nothing is written.
     joschu.net/blog/kl-approx.html
 
@@ -125,11 +126,15 @@ class AdaptiveKLController:
         """Move the coefficient by what ``n_steps`` at divergence ``kl`` tell; return it.
 
         It is never below 0: five horizons at once of a divergence far below the target bring it there, where it stays.
+        Raises ValueError, and leaves it as it is, where it would not be finite.
         """
         error = arrays.number("kl", kl) / self.target - 1.0
         clipped = min(max(error, -0.2), 0.2)
-        self.value *= max(0.0, 1.0 + clipped * arrays.number("n_steps", n_steps, 0.0) / self.horizon)
-        return self.value
+        moved = self.value * max(0.0, 1.0 + clipped * arrays.number("n_steps", n_steps, 0.0) / self.horizon)
+        if not math.isfinite(moved):
+            raise ValueError(f"n_steps is {n_steps}; expected fewer: the coefficient would be {moved}")
+        self.value = moved
+        return moved
 
     def __repr__(self) -> str:
         return f"AdaptiveKLController(value={self.value!r}, target={self.target!r}, horizon={self.horizon!r})"

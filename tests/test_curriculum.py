@@ -311,3 +311,7 @@ def test_controller():
     assert controller.update(0.0, 100) == pytest.approx(0.1 * 1.02 * 0.98)
     assert controller.update(0.0, 10_000) == 0
     assert "target=2.0" in repr(controller)
+    controller = fastalign.AdaptiveKLController(0.0, 1e-300, 1e-300)
+    with pytest.raises(ValueError, match=r"n_steps is 1e\+300; expected fewer: the coefficient would be nan"):
+        controller.update(1e300, 1e300)
+    assert controller.value == 0.0
