@@ -193,7 +193,7 @@ def gae(
     >>> gae([1.0, 1.0, 3.0], [0.0, 0.0, 0.0], [0, 0, 0], cu_seqlens=[0, 2, 3], gamma=0.5, lam=1.0)[0].tolist()
     [1.5, 1.0, 3.0]
     """
-    core = extension(backend, True) if type(rewards) in arrays.IN_HAND and values is not None else None
+    core = extension(backend, True) if type(rewards) in arrays.in_hand and values is not None else None
     if core is not None:
         optional = next_values, final_values, last_values, terminated, truncated, mask
         numbers = gamma, lam, layout, cu_seqlens
@@ -237,7 +237,7 @@ def discounted_returns(
     """
     given = None if out is None else (out,)
     numbers = gamma, 1.0, layout, cu_seqlens
-    core = extension(backend, True) if type(rewards) in arrays.IN_HAND else None
+    core = extension(backend, True) if type(rewards) in arrays.in_hand else None
     if core is not None:
         optional = next_values, final_values, last_values, terminated, truncated, None
         done = core.scan_ready("returns", rewards, None, *optional, *numbers, given, threads.WORTH_SHARING)

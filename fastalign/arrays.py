@@ -19,7 +19,7 @@ KINDS = {"float32": "f32", "float64": "f64", "uint16": "bf16", **HALVES}
 NATIVE = {np.dtype(name): kind for name, kind in KINDS.items() if name != "bfloat16"}  # a name takes a sixth of a call
 
 UNCHANGING = frozenset({bool, int, float, np.float64, str, type(None), ModuleType})
-IN_HAND = frozenset({np.ndarray, list})  # types whose every instance is on the host
+in_hand: set[type] = {np.ndarray, list}  # types of what has been on the host, the other libraries' once it has
 ABSENT = object()
 
 Result = TypeVar("Result")
@@ -85,6 +85,7 @@ def take(name: str, x: Any) -> Array:
         array = np.asarray(x)
     except Exception as error:  # ragged lists, foreign arrays that refuse: theirs to explain, ours to name
         raise TypeError(f"{name} cannot be read as an array: {error}{_remedy(name, x)}") from error
+    in_hand.add(type(x))
     return array
 
 

@@ -53,8 +53,9 @@ def kl_estimate(
 
     Arrays of one shape, in nats; results in their dtype (halves: float32).  Masked elements (0) are not read and give
     0.  As a loss k1 trains nothing (its expected gradient is 0) and k3 follows KL(ref ‖ π); in a reward only the value
-    matters.  Infinities and NaN follow arithmetic; a π that ``kl_divergence`` takes for 0 is 0.  ``out``: a pair that receives value and derivative.  Raises
-    ValueError for shapes, an unknown estimator and overlapping arrays, TypeError for dtypes; then nothing is written.
+    matters.  Infinities and NaN follow arithmetic; a π that ``kl_divergence`` takes for 0 is 0.  ``out``: a pair that
+    receives value and derivative.  Raises ValueError for shapes, an unknown estimator and overlapping arrays, TypeError
+    for dtypes; then nothing is written.
     joschu.net/blog/kl-approx.html
 
     >>> from fastalign import kl_estimate

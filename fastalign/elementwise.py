@@ -131,7 +131,7 @@ class Rules:
         self, options: tuple[Any, ...], given: tuple[Any, ...], mask: Any, out: Any, backend: str | None
     ) -> Any:
         rule = self._rule(*options)
-        core = extension(None) if backend is None and type(given[0]) in arrays.IN_HAND else None
+        core = extension(None) if backend is None and type(given[0]) in arrays.in_hand else None
         if core is None or not arrays.UNCHANGING.issuperset(map(type, options)):
             return rule.call(given, mask, out, backend)
         if self._again is None:

@@ -66,7 +66,7 @@ def policy_loss_from_logits(
     >>> round(r.loss, 6), r.grad_logits is logits, logits.round(4).tolist()
     (-0.28768, True, [[0.0494, 0.1342, -0.1836], [0.1607, -0.1, -0.0607]])
     """
-    core = extension(backend) if type(logits) in arrays.IN_HAND else None
+    core = extension(backend) if type(logits) in arrays.in_hand else None
     if core is not None:
         whole = _whole(core, loss_type, clip_low, clip_high, log_ratio_clamp, aggregation)
         ids, kept = countable(tokens, mask, ignore_index, out)

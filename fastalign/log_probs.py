@@ -82,7 +82,7 @@ def _forward(
     moments: tuple[bool, bool, bool] = (False, False, False),
 ) -> TokenLogProbs:
     """``name`` is what the caller calls the tokens; ``out`` is for logp; ``moments``: which of the last three."""
-    core = extension(backend, True) if type(logits) in arrays.IN_HAND else None
+    core = extension(backend, True) if type(logits) in arrays.in_hand else None
     if core is not None:
         ids, kept = countable(tokens, mask, ignore_index, out)
         plain = logits, ids, temperature, kept
@@ -195,7 +195,7 @@ def token_log_probs_grad(
     >>> token_log_probs_grad(x, [1], [1.0]).round(6).tolist()
     [[-0.085369, 0.767943, -0.630796, 0.0, -0.051779]]
     """
-    core = extension(backend, True) if type(logits) in arrays.IN_HAND else None
+    core = extension(backend, True) if type(logits) in arrays.in_hand else None
     if core is not None:
         ids, kept = countable(tokens, mask, ignore_index, out)
         reals = grad_logp, grad_lse, grad_entropy, lse, entropy, grad_sum_p2, grad_mean_logit

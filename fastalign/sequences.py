@@ -55,7 +55,7 @@ def sequence_log_probs(
     >>> sequence_log_probs([-1.0, -2.0, -4.0], cu_seqlens=[0, 2, 3]).tolist()
     [-3.0, -4.0]
     """
-    core = extension(backend) if type(logp) in arrays.IN_HAND else None
+    core = extension(backend) if type(logp) in arrays.in_hand else None
     if core is not None:
         done = core.group_reduce_ready(logp, mask, cu_seqlens, reduction)
         if done is not None:
@@ -92,7 +92,7 @@ def sequence_log_probs_grad(
     >>> sequence_log_probs_grad([1.0, 3.0], mask=[[1, 1], [1, 0]], reduction="mean").tolist()
     [[0.5, 0.5], [3.0, 0.0]]
     """
-    core = extension(backend) if type(grad) in arrays.IN_HAND else None
+    core = extension(backend) if type(grad) in arrays.in_hand else None
     if core is not None:
         done = core.group_spread_ready(grad, shape, mask, cu_seqlens, reduction)
         if done is not None:

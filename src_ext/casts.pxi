@@ -1,10 +1,11 @@
-"""Small arrays that are not plain, made so: by the rules of fastalign/arrays.py, for a whole call to be tried again.
+"""Arrays that are not plain, made so where little is to be cast, by the rules of fastalign/arrays.py: for a whole call to
+be tried again.
 
 Python takes 20 to 100 us for it.  What is wrong, may be, or may warn, is left to it.
 """
 
 cdef enum:
-    SMALL_SIZE = 1 << 16  # elements: a call that declines them after all has them cast again
+    SMALL_SIZE = 1 << 16  # elements to be cast: a call that declines them after all has them cast again
     PIECE_BYTES = 1 << 16  # of logits whose rows lie in no order that row_work knows: larger ones are walked in pieces
     TO_BE_FOUND = -1
 
@@ -18,14 +19,15 @@ cdef tuple cast_all(tuple given, const char *kinds, out):
     """
     cdef int k, real = TO_BE_FOUND
     cdef bint changed = False
-    cdef list found = []
+    cdef list found = [], own = []
     if asked_elsewhere():
         return None
     try:
         for k, x in enumerate(given):
             array = x if x is None or cnp.PyArray_CheckExact(x) else read(x, kinds[k])
-            if x is not None and (array is None or cnp.PyArray_SIZE(<cnp.ndarray> array) > SMALL_SIZE):
+            if x is not None and array is None:
                 return None
+            own.append(array)
             if array is not None and kinds[k] == c"l":
                 array = plain_logits(<cnp.ndarray> array)
                 if array is None:
@@ -52,7 +54,7 @@ cdef tuple cast_all(tuple given, const char *kinds, out):
                 return None
             if array is not given[k]:
                 changed = True
-                if out is not None and not lies_apart(out, given[k]):
+                if out is not None and not lies_apart(out, own[k]):
                     return None
                 found[k] = array
     except Exception:  # a warning that is one; objects in lists that refuse
@@ -61,13 +63,18 @@ cdef tuple cast_all(tuple given, const char *kinds, out):
 
 
 cdef object read(x, char kind):
-    """A list, a tuple or a number as np.asarray reads it, but for lists of real numbers in float64; or None."""
+    """A list, a tuple, a number or another library's array on the host, as np.asarray reads it, but for lists of real
+    numbers in float64; or None."""
     if isinstance(x, (list, tuple)) and len(x) > SMALL_SIZE:
         return None
     made = read_list(<list> x, kind) if type(x) is list else None
-    if made is None and isinstance(x, (list, tuple, float, int, cnp.generic)):
+    if made is not None:
+        return made
+    if isinstance(x, (list, tuple, float, int, cnp.generic)):
         return cnp.PyArray_FROM_O(x)
-    return made
+    if type(x) in arrays.in_hand and not arrays.is_device(x):
+        return cnp.PyArray_FROM_OF(x, cnp.NPY_ARRAY_ENSUREARRAY)
+    return None
 
 
 @cython.boundscheck(True)  # without a lock of Python's others may shorten a list
@@ -117,6 +124,8 @@ cdef object plain_real(cnp.ndarray x, int type_):
         return None
     if look(x, &found) and found.type == type_:
         return x
+    if cnp.PyArray_SIZE(x) > SMALL_SIZE:
+        return None
     if own == type_ or type_ == cnp.NPY_DOUBLE:
         return cnp.PyArray_Cast(x, type_)
     wide = cnp.PyArray_Cast(x, cnp.NPY_DOUBLE)
@@ -135,6 +144,8 @@ cdef object plain_flags(cnp.ndarray x):
     if look(x, &found) and type_ in (cnp.NPY_BOOL, cnp.NPY_BYTE, cnp.NPY_UBYTE, cnp.NPY_INT32, cnp.NPY_UINT32,
                                      cnp.NPY_INT64, cnp.NPY_UINT64):
         return x
+    if cnp.PyArray_SIZE(x) > SMALL_SIZE:
+        return None
     return cnp.PyArray_Cast(x, cnp.NPY_BOOL if type_ == cnp.NPY_BOOL else cnp.NPY_INT64)
 
 
@@ -143,6 +154,8 @@ cdef object plain_integers(cnp.ndarray x):
     if look(x, &found) and found.type == cnp.NPY_INT64:
         return x
     if not cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(x)) or cnp.PyArray_TYPE(x) == cnp.NPY_UINT64:  # which would wrap
+        return None
+    if cnp.PyArray_SIZE(x) > SMALL_SIZE:
         return None
     return cnp.PyArray_Cast(x, cnp.NPY_INT64)
 
@@ -156,7 +169,8 @@ cdef object plain_logits(cnp.ndarray x):
             return x
         few = cnp.PyArray_NBYTES(x) < PIECE_BYTES
         return cnp.PyArray_NewCopy(x, cnp.NPY_CORDER) if few and cnp.PyArray_ISNOTSWAPPED(x) else None
-    return cnp.PyArray_Cast(x, cnp.NPY_DOUBLE) if type_ == cnp.NPY_BOOL or cnp.PyTypeNum_ISINTEGER(type_) else None
+    whole = type_ == cnp.NPY_BOOL or cnp.PyTypeNum_ISINTEGER(type_)
+    return cnp.PyArray_Cast(x, cnp.NPY_DOUBLE) if whole and cnp.PyArray_SIZE(x) <= SMALL_SIZE else None
 
 
 cdef bint lies_apart(out, x) except -1:

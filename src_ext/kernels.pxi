@@ -12,6 +12,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from numpy import may_share_memory
 
+from fastalign import arrays
 from fastalign import threads as pool
 
 cnp.import_array()
