@@ -1,6 +1,7 @@
 """The command: `fastalign`, or `python -m fastalign`."""
 
 import errno
+import os
 import sys
 from _thread import interrupt_main
 from threading import Timer
@@ -30,11 +31,17 @@ def main() -> None:
         raise SystemExit(2) from None
     heed_interrupts()
     try:
-        commands()
+        try:
+            commands()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # at exit it could only be a traceback
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EPIPE):
             raise
-        sys.stderr.write(f"fastalign: cannot write: {error.strerror}\n")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left is tried again at exit
+        if error.errno == errno.ENOSPC:
+            sys.stderr.write(f"fastalign: cannot write: {error.strerror}\n")
         raise SystemExit(1) from None
 
 

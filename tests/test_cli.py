@@ -102,11 +102,13 @@ def test_a_demo_of_a_backend_that_cannot_be_used_is_a_line():
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
 @pytest.mark.parametrize("command", [["info"], ["--help"], ["--version"]])
 def test_a_full_disk_is_a_line_and_not_a_traceback(command):
-    with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "fastalign", *command]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment())
-    assert done.returncode == 1
-    assert done.stderr == f"fastalign: cannot write: {os.strerror(errno.ENOSPC)}\n"
+    for buffered in ("", "1"):  # what is written at once, and what is at the end
+        own = {**environment(), "PYTHONUNBUFFERED": buffered}
+        with open("/dev/full", "w") as full:
+            run = [sys.executable, "-m", "fastalign", *command]
+            done = subprocess.run(run, stdout=full, stderr=subprocess.PIPE, text=True, env=own)
+        assert done.returncode == 1
+        assert done.stderr == f"fastalign: cannot write: {os.strerror(errno.ENOSPC)}\n"
 
 
 def test_without_the_extra_every_command_names_what_is_in_it():

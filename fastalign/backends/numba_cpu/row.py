@@ -137,8 +137,8 @@ def sums(x, n, peak, scale, state, spread, moments, near, keep, room):
 
 
 def row_part(row, size, scale, spread, moments, keep, room, notes):
-    """With ``keep``, which asks for no moments, the exponentials stay in the room, each tile's relative
-    to the peak of its time; the notes say which that was."""
+    """With ``keep``, which asks for no moments, the exponentials stay in the room, each tile's relative to the peak of
+    its time; the notes say which that was."""
     total, weighted, squares, linear, most = 0.0, 0.0, 0.0, 0.0, -np.inf
     peak, sharp = tile_max(row, min(FIRST, size)), SHARP
     state, near = level_of(peak, scale), YES
