@@ -116,6 +116,11 @@ cdef int real_of(cnp.ndarray x) noexcept:
     return cnp.NPY_DOUBLE if type_ == cnp.NPY_DOUBLE or cnp.PyTypeNum_ISINTEGER(type_) or type_ == cnp.NPY_BOOL else -1
 
 
+cdef object cast(cnp.ndarray x, int type_):
+    """None of a large one."""
+    return cnp.PyArray_Cast(x, type_) if cnp.PyArray_SIZE(x) <= SMALL_SIZE else None
+
+
 cdef object plain_real(cnp.ndarray x, int type_):
     cdef plain_array found
     cdef Py_ssize_t i
@@ -124,11 +129,11 @@ cdef object plain_real(cnp.ndarray x, int type_):
         return None
     if look(x, &found) and found.type == type_:
         return x
-    if cnp.PyArray_SIZE(x) > SMALL_SIZE:
-        return None
     if own == type_ or type_ == cnp.NPY_DOUBLE:
-        return cnp.PyArray_Cast(x, type_)
-    wide = cnp.PyArray_Cast(x, cnp.NPY_DOUBLE)
+        return cast(x, type_)
+    wide = cast(x, cnp.NPY_DOUBLE)
+    if wide is None:
+        return None
     look(wide, &found)
     for i in range(found.size):
         if not fabs((<const double *> found.at)[i]) <= 2.0 ** 53:  # of others NumPy warns, or rounds them once
@@ -144,9 +149,7 @@ cdef object plain_flags(cnp.ndarray x):
     if look(x, &found) and type_ in (cnp.NPY_BOOL, cnp.NPY_BYTE, cnp.NPY_UBYTE, cnp.NPY_INT32, cnp.NPY_UINT32,
                                      cnp.NPY_INT64, cnp.NPY_UINT64):
         return x
-    if cnp.PyArray_SIZE(x) > SMALL_SIZE:
-        return None
-    return cnp.PyArray_Cast(x, cnp.NPY_BOOL if type_ == cnp.NPY_BOOL else cnp.NPY_INT64)
+    return cast(x, cnp.NPY_BOOL if type_ == cnp.NPY_BOOL else cnp.NPY_INT64)
 
 
 cdef object plain_integers(cnp.ndarray x):
@@ -155,9 +158,7 @@ cdef object plain_integers(cnp.ndarray x):
         return x
     if not cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(x)) or cnp.PyArray_TYPE(x) == cnp.NPY_UINT64:  # which would wrap
         return None
-    if cnp.PyArray_SIZE(x) > SMALL_SIZE:
-        return None
-    return cnp.PyArray_Cast(x, cnp.NPY_INT64)
+    return cast(x, cnp.NPY_INT64)
 
 
 cdef object plain_logits(cnp.ndarray x):
@@ -169,8 +170,7 @@ cdef object plain_logits(cnp.ndarray x):
             return x
         few = cnp.PyArray_NBYTES(x) < PIECE_BYTES
         return cnp.PyArray_NewCopy(x, cnp.NPY_CORDER) if few and cnp.PyArray_ISNOTSWAPPED(x) else None
-    whole = type_ == cnp.NPY_BOOL or cnp.PyTypeNum_ISINTEGER(type_)
-    return cnp.PyArray_Cast(x, cnp.NPY_DOUBLE) if whole and cnp.PyArray_SIZE(x) <= SMALL_SIZE else None
+    return cast(x, cnp.NPY_DOUBLE) if type_ == cnp.NPY_BOOL or cnp.PyTypeNum_ISINTEGER(type_) else None
 
 
 cdef bint lies_apart(out, x) except -1:

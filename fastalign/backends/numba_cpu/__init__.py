@@ -27,7 +27,7 @@ from .kept import along_kept, sweep_kept
 from .packed import packed_kernel
 from .recurrence import along, scan_kernel, sweep, walk, way
 from .row import row_kernels
-from .row_loops import BRIEF, KEPT, NO_ROOMS, row_rooms
+from .row_loops import BRIEF, NO_ROOMS, row_rooms
 from .row_policy import policy_kernel, policy_rule
 
 Array = np.ndarray
@@ -69,8 +69,7 @@ def row_backward(
     moments = [_given(x, grad_logp) for x in (grad_sum_p2, grad_mean_logit)]
     units = range(row_units(logits.shape)) if units is None else units
     keeps, real = all(x is None for x in (parts, lse, grad_sum_p2, grad_mean_logit)), grad_logp.dtype.char
-    most = KEPT if grad_entropy is None else BRIEF
-    rooms = row_rooms(logits, out, real, most) if keeps else NO_ROOMS[real]
+    rooms = row_rooms(logits, out, real, grad_entropy is None) if keeps else NO_ROOMS[real]
     row_kernels(kind)[1](
         logits, tokens, mask, scale, grad_logp, *optional, out, *moments, NO_PARTS if parts is None else parts,
         units.start, units.stop, *rooms,
@@ -97,7 +96,7 @@ def policy_rows(
     policy_kernel(kind)(
         logits, tokens, NOTHING["uint8"] if mask is None else mask, scale, old, advantages, logp, _given(entropy, logp),
         out, policy_rule(loss_type), np.array(params, np.float64), grad_entropy, partials, few,
-        *row_rooms(logits, out, real, BRIEF),
+        *row_rooms(logits, out, real, False),
     )  # fmt: skip
 
 

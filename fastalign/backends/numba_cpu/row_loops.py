@@ -16,11 +16,12 @@ SHORTEST = 1024  # elements of a tile, at least
 NO_ROOMS = {real: (np.empty((0, 0), real), np.empty((0, 0))) for real in "fd"}  # by character
 
 
-def row_rooms(logits: np.ndarray, out: np.ndarray, real: str, brief: int) -> tuple[np.ndarray, np.ndarray]:
+def row_rooms(logits: np.ndarray, out: np.ndarray, real: str, straight: bool) -> tuple[np.ndarray, np.ndarray]:
     """For the exponentials of one row after the other, and for notes of them: in the gradient itself, or beside it
-    where that is the logits or of halves.  None of ``brief`` columns or fewer, or of so many that a row has parts."""
+    where that is the logits or of halves.  None of as few columns as are brief, where what keeps them needs no room if
+    slopes are ``straight``, of p alone; or of so many that a row has parts."""
     columns = logits.shape[1]
-    if not brief < columns <= CUT:
+    if not (KEPT if straight else BRIEF) < columns <= CUT:
         return NO_ROOMS[real]
     free = out.dtype.char == real and not np.may_share_memory(logits, out)
     return out if free else np.empty((1, columns), real), np.empty((1, NOTES * -(-columns // SHORTEST)))

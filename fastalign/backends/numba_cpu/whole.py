@@ -16,7 +16,7 @@ from .calls import NO_MASK, REALS, kept_flags, new_or_given, plain
 from .compiling import given, jit
 from .recurrence import scan_kernel, way
 from .row import row_kernels
-from .row_loops import BRIEF, KEPT, NO_ROOMS, row_rooms
+from .row_loops import NO_ROOMS, row_rooms
 
 Array = np.ndarray
 # By number: characters are also those of ml_dtypes, whose int1 is an "e" too.
@@ -155,7 +155,7 @@ def row_backward_ready(
         return None
     g = [nothing if x is None else x.reshape(-1) for x in reals]
     target = outputs[0].view(rows.dtype).reshape(rows.shape)
-    most, keeps = BRIEF if g[2].size else KEPT, not any(x.size for x in (g[3], *g[5:]))
-    rooms = row_rooms(rows, target, real, most) if keeps else NO_ROOMS[real]
+    keeps = not any(x.size for x in (g[3], *g[5:]))
+    rooms = row_rooms(rows, target, real, g[2].size == 0) if keeps else NO_ROOMS[real]
     row_kernels(kind)[1](rows, ids, kept, scale, *g[:5], target, *g[5:], NO_PARTS, 0, row_units(rows.shape), *rooms)
     return outputs[0]
